@@ -58,7 +58,9 @@ class Device:
             count=fields.integer("count", 1, 1024),
             memory_mib=fields.maybe("memory_mib", lambda key: fields.integer(key, 0, U32)),
             free_memory_mib=fields.maybe("free_memory_mib", lambda key: fields.integer(key, 0, U32)),
-            compute_capability=fields.maybe("compute_capability", lambda key: _pair(fields.items(key, at_most=2))),
+            compute_capability=fields.maybe(
+                "compute_capability", lambda key: _pair(fields.items(key, at_most=2))
+            ),
             dtypes=tuple(_precisions(fields.items("dtypes", at_most=8))),
         )
         fields.end()
@@ -213,7 +215,9 @@ class Advert:
             addresses=tuple(_addresses(fields.items("addresses", at_most=MAX_ADDRESSES))),
             kinds=tuple(_known_kinds(fields.items("kinds", at_most=16))),
             devices=tuple(Device.from_fields(item) for item in fields.each("devices", at_most=MAX_DEVICES)),
-            models=tuple(OfferedModel.from_fields(item) for item in fields.each("models", at_most=MAX_MODELS)),
+            models=tuple(
+                OfferedModel.from_fields(item) for item in fields.each("models", at_most=MAX_MODELS)
+            ),
             limits=fields.maybe("limits", lambda key: Limits.from_fields(fields.map(key))),
             price_millionths=fields.maybe("~price_millionths", lambda key: fields.integer(key, 0, U64)),
             coordinate=fields.maybe("~coordinate", lambda key: fields.data(key, at_most=64)),
@@ -278,14 +282,21 @@ def adverts_untrusted(value: Value) -> list[bytes]:
 
 def _pair(value: Value) -> tuple[int, int]:
     match value:
-        case [int(first), int(second)] if first >= 0 <= second and not isinstance(value[0] | value[1], bool):
+        case [bool(), _] | [_, bool()]:
+            pass
+        case [int(first), int(second)] if first >= 0 and second >= 0:
             return first, second
     raise MalformedMessage("not a pair of counts")
 
 
 def _addresses(items: list[Value]) -> list[str]:
     for item in items:
-        if not isinstance(item, str) or len(item) > MAX_ADDRESS_BYTES or not item.isascii() or not item.isprintable():
+        if (
+            not isinstance(item, str)
+            or len(item) > MAX_ADDRESS_BYTES
+            or not item.isascii()
+            or not item.isprintable()
+        ):
             raise MalformedMessage("not an address")
     return items  # type: ignore[return-value]
 

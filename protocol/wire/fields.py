@@ -104,5 +104,7 @@ class Fields:
 
 def plain(text: str, at_most: int = 64) -> str:
     """A peer's words, fit to be shown: no control, bidi or other format character, at most `at_most` characters."""
-    shown = "".join(char for char in text if unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+    shown = "".join(
+        char for char in text if unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    )
     return shown[:at_most]

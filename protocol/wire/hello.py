@@ -137,7 +137,9 @@ def link_message_untrusted(value: Value) -> Hello | Ping | Pong:
         case ["ping", body]:
             fields = Fields(body, "ping")
             ping = Ping(
-                fields.integer("number", 0, U32), fields.integer("sent_us", 0, MAX_US), fields.flag("want_state")
+                fields.integer("number", 0, U32),
+                fields.integer("sent_us", 0, MAX_US),
+                fields.flag("want_state"),
             )
             fields.end()
             return ping
@@ -170,6 +172,11 @@ def _integers(items: list[Value]) -> list[int]:
 
 def _names(items: list[Value]) -> list[str]:
     for item in items:
-        if not isinstance(item, str) or not 0 < len(item) <= 64 or not item.isascii() or not item.isprintable():
+        if (
+            not isinstance(item, str)
+            or not 0 < len(item) <= 64
+            or not item.isascii()
+            or not item.isprintable()
+        ):
             raise MalformedMessage("not a name")
     return items  # type: ignore[return-value]

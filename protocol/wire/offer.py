@@ -52,7 +52,9 @@ class Offer:
             attempt=fields.data("attempt", exactly=ATTEMPT_BYTES),
             expires_us=fields.integer("expires_us", 0, MAX_US),
             max_wait_us=fields.maybe("max_wait_us", lambda key: fields.integer(key, 0, MAX_US)),
-            price_cap_millionths=fields.maybe("price_cap_millionths", lambda key: fields.integer(key, 0, U64)),
+            price_cap_millionths=fields.maybe(
+                "price_cap_millionths", lambda key: fields.integer(key, 0, U64)
+            ),
             value_of_time_millionths=fields.integer("value_of_time_millionths", 0, U64),
         )
         fields.end()

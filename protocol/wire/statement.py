@@ -45,7 +45,9 @@ class Statement:
     kind: str = "txt2img"
     audit: str = "none"
     codec: str = "png"
-    sigmas: bytes | None = None  # SHA-256 of little-endian fp32 sigmas; None: the sampler's own for these steps
+    sigmas: bytes | None = (
+        None  # SHA-256 of little-endian fp32 sigmas; None: the sampler's own for these steps
+    )
     adapters: tuple[tuple[bytes, int], ...] = ()  # adapter id, weight in millionths
     inputs: tuple[()] = ()  # reserved: role, hash, bytes, codec
 
