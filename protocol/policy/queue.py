@@ -1,0 +1,263 @@
+"""A provider's queue before one renderer: who is taken, who runs next, and which attempts were seen before.
+
+Tasks run in order of arrival, but one from each requester in turn.  What was promised to those already accepted
+is kept: an offer that would make one of them start too late is refused.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from ..errors import LocalProtocolError
+from ..wire.offer import MAX_AHEAD_US
+from .timeline import duration
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    waiting: int = 16  # tasks; more would wait for minutes
+    waiting_per_requester: int = 8
+    remembered: int = 8192  # attempts: 13 a second for as long as an offer can be replayed
+    remembered_per_requester: int = 2048  # one requester alone cannot fill the memory
+    retain_us: int = 600_000_000  # how long a result is kept, unless the shell says otherwise
+
+
+@dataclass(frozen=True)
+class Accepted:
+    wait_us: int  # until it is expected to start
+
+
+@dataclass(frozen=True)
+class Refused:
+    code: str  # "busy": another time perhaps; "duplicate": the attempt's name is another requester's
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """The same offer came before: answer as then.  `state` is where that attempt is now."""
+
+    state: "State"
+
+
+class State(Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+@dataclass
+class _Task:
+    attempt: bytes
+    requester: str
+    cost_us: int
+    latest_start_us: int | None
+    remember_until_us: int
+    state: State = State.QUEUED
+    retain_until_us: int | None = None
+    ends_us: int = 0  # while it runs: when it is expected to end
+
+
+class Queue:
+    """The tasks of one renderer.  Costs are predicted by the caller; `now_us` never runs backwards."""
+
+    def __init__(self, limits: QueueLimits | None = None) -> None:
+        self.limits = limits or QueueLimits()
+        self._lanes: dict[str, deque[_Task]] = {}  # in the order of their turns; none is empty
+        self._seen: dict[bytes, _Task] = {}
+        self._seen_by: Counter[str] = Counter()
+        self._running: _Task | None = None
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def running(self) -> bytes | None:
+        return self._running.attempt if self._running else None
+
+    @property
+    def queued(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    def offer(
+        self, attempt: bytes, requester: str, cost_us: int, max_wait_us: int | None, now_us: int
+    ) -> Accepted | Refused | Repeat:
+        """`cost_us`: how long it will occupy the renderer, loading included.  `max_wait_us` None: any wait will do.
+
+        An attempt that was refused is not remembered; one that was accepted is, for at least as long as its offer
+        can be replayed, and as long as its result is retained.
+        """
+        if cost_us < 0:
+            raise LocalProtocolError(f"a task that costs {cost_us} us")
+        known = self._seen.get(attempt)
+        if known is not None:
+            if known.requester != requester:
+                return self._refuse("duplicate", "This attempt's name belongs to another requester's task.")
+            self._counts["repeated"] += 1
+            return Repeat(known.state)
+        refusal = self._full(requester, now_us)
+        if refusal is not None:
+            return self._refuse("busy", refusal)
+        latest = None if max_wait_us is None else now_us + max_wait_us
+        task = _Task(attempt, requester, cost_us, latest, now_us + MAX_AHEAD_US)
+        before = {id(each): start for each, start in self._starts(now_us)}
+        wait_us = 0
+        for each, start in self._starts(now_us, task):
+            if each is task:
+                wait_us = start - now_us
+            elif each.latest_start_us is not None and before[id(each)] <= each.latest_start_us < start:
+                return self._refuse(
+                    "busy", "Taking this task would break a promise made to another requester."
+                )
+        if max_wait_us is not None and wait_us > max_wait_us:
+            sentence = (
+                f"It would start in {duration(wait_us)}, and was to start within {duration(max_wait_us)}."
+            )
+            return self._refuse("busy", sentence)
+        self._lanes.setdefault(requester, deque()).append(task)
+        self._seen[attempt] = task
+        self._seen_by[requester] += 1
+        self._counts["accepted"] += 1
+        return Accepted(wait_us)
+
+    def next(self, now_us: int) -> bytes | None:
+        """Takes the task whose turn it is and counts it as running; None while one runs or none waits."""
+        if self._running is not None or not self._lanes:
+            return None
+        requester = next(iter(self._lanes))
+        lane = self._lanes.pop(requester)
+        task = lane.popleft()
+        if lane:
+            self._lanes[requester] = lane  # behind all others
+        task.state, task.ends_us = State.RUNNING, now_us + task.cost_us
+        self._running = task
+        return task.attempt
+
+    def on_progress(self, attempt: bytes, left_us: int, now_us: int) -> None:
+        """The running task is expected to take `left_us` more."""
+        self._running_task(attempt).ends_us = now_us + left_us
+
+    def on_finished(self, attempt: bytes, now_us: int, retain_until_us: int | None = None) -> None:
+        """The running task ended, well or not.  Its result is kept until then; None: for `limits.retain_us`."""
+        task = self._running_task(attempt)
+        self._running = None
+        task.state = State.FINISHED
+        task.retain_until_us = now_us + self.limits.retain_us if retain_until_us is None else retain_until_us
+        task.remember_until_us = max(task.remember_until_us, task.retain_until_us)
+        self._counts["finished"] += 1
+
+    def cancel(self, attempt: bytes, now_us: int) -> str:
+        """Where it was: "queued" (it is gone now), "running" (stop it, then call `on_finished`) or "unknown"."""
+        task = self._seen.get(attempt)
+        if task is None or task.state not in (State.QUEUED, State.RUNNING):
+            return "unknown"
+        if task.state is State.RUNNING:
+            return "running"
+        lane = self._lanes[task.requester]
+        lane.remove(task)
+        if not lane:
+            del self._lanes[task.requester]
+        task.state = State.CANCELLED
+        self._counts["cancelled"] += 1
+        return "queued"
+
+    def state(self, attempt: bytes) -> State | None:
+        task = self._seen.get(attempt)
+        return task.state if task else None
+
+    def wait_us(self, now_us: int) -> int:
+        """Until a task of someone who has none here would start."""
+        return self._left_us(now_us) + sum(lane[0].cost_us for lane in self._lanes.values())
+
+    def wait_of_us(self, attempt: bytes, now_us: int) -> int | None:
+        """Until this queued task is expected to start; None if it is not queued."""
+        return next((start - now_us for task, start in self._starts(now_us) if task.attempt == attempt), None)
+
+    def released(self, now_us: int) -> tuple[bytes, ...]:
+        """Attempts whose results need be kept no longer, each told once.  Forgets attempts that cannot come back."""
+        freed = []
+        for attempt, task in list(self._seen.items()):
+            if (
+                task.state is State.FINISHED
+                and task.retain_until_us is not None
+                and task.retain_until_us <= now_us
+            ):
+                freed.append(attempt)
+                task.retain_until_us = None
+            if task.state in (State.FINISHED, State.CANCELLED) and task.remember_until_us <= now_us:
+                # `freed` above came first: remember_until_us >= retain_until_us.
+                self._forget(task)
+        return tuple(freed)
+
+    def statistics(self) -> dict[str, int]:
+        names = ("accepted", "refused", "repeated", "finished", "cancelled")
+        return {
+            "running": int(self._running is not None),
+            "queued": self.queued,
+            "remembered": len(self._seen),
+            **{name: self._counts[name] for name in names},
+        }
+
+    def _refuse(self, code: str, sentence: str) -> Refused:
+        self._counts["refused"] += 1
+        return Refused(code, sentence)
+
+    def _full(self, requester: str, now_us: int) -> str | None:
+        limits = self.limits
+        starts_at_once = self._running is None and not self._lanes  # it need not wait at all
+        if self.queued >= limits.waiting and not starts_at_once:
+            return f"{self.queued} tasks wait here already, the most it takes."
+        if len(self._lanes.get(requester, ())) >= limits.waiting_per_requester and not starts_at_once:
+            return f"{limits.waiting_per_requester} of your tasks wait here already, the most it takes of one requester."
+        if (
+            len(self._seen) >= limits.remembered
+            or self._seen_by[requester] >= limits.remembered_per_requester
+        ):
+            self._forget_expired(now_us)
+        if self._seen_by[requester] >= limits.remembered_per_requester:
+            return "You have offered it more tasks than it can tell apart: wait some minutes."
+        if len(self._seen) >= limits.remembered:
+            return "It has been offered more tasks than it can tell apart: wait some minutes."
+        return None
+
+    def _forget_expired(self, now_us: int) -> None:
+        # A retained result keeps its attempt until `released` has told the shell.
+        for task in list(self._seen.values()):
+            ended = task.state is State.CANCELLED or (
+                task.state is State.FINISHED and task.retain_until_us is None
+            )
+            if ended and task.remember_until_us <= now_us:
+                self._forget(task)
+
+    def _forget(self, task: _Task) -> None:
+        del self._seen[task.attempt]
+        self._seen_by[task.requester] -= 1
+        if not self._seen_by[task.requester]:
+            del self._seen_by[task.requester]
+
+    def _running_task(self, attempt: bytes) -> _Task:
+        if self._running is None or self._running.attempt != attempt:
+            raise LocalProtocolError("this attempt is not running")
+        return self._running
+
+    def _left_us(self, now_us: int) -> int:
+        """What the running task still takes.  One that is late is expected to take as long again as it is late."""
+        if self._running is None:
+            return 0
+        return abs(self._running.ends_us - now_us)
+
+    def _order(self, extra: _Task | None) -> Iterator[_Task]:
+        lanes = {requester: list(lane) for requester, lane in self._lanes.items()}
+        if extra is not None:
+            lanes.setdefault(extra.requester, []).append(extra)
+        for turn in range(max(map(len, lanes.values()), default=0)):
+            for lane in lanes.values():
+                if turn < len(lane):
+                    yield lane[turn]
+
+    def _starts(self, now_us: int, extra: _Task | None = None) -> Iterator[tuple[_Task, int]]:
+        """(task, expected start) in the order in which they will run, with `extra` behind its requester's own."""
+        start = now_us + self._left_us(now_us)
+        for task in self._order(extra):
+            yield task, start
+            start += task.cost_us
