@@ -212,12 +212,14 @@ class Timeline:
 
 
 def duration(us: int) -> str:
-    """A duration for a person: three digits and a unit."""
+    """A duration for a person: about three digits and a unit."""
     if us < 1_000:
         return f"{us} us"
     if us < 1_000_000:
         return f"{us / 1e3:.{2 if us < 10_000 else 1 if us < 100_000 else 0}f} ms"
-    return f"{us / 1e6:.{2 if us < 10_000_000 else 1}f} s"
+    if us < 120_000_000:
+        return f"{us / 1e6:.{2 if us < 10_000_000 else 1}f} s"
+    return f"{us / 60e6:.0f} min" if us < 7_200_000_000 else f"{us / 3600e6:.1f} h"
 
 
 def _runs(spans: tuple[Span, ...]) -> list[tuple[Span, int, int]]:

@@ -1,0 +1,258 @@
+"""What this peer knows of the others: adverts in, expiry by `now`, candidates out."""
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+
+from ..wire.advert import MAX_SYNC_ADVERTS, SignedAdvert
+from ..wire.envelope import Envelope
+from ..wire.hello import LiveState
+from .prediction import Candidate, SpeedBook
+from .rtt import Rtt, RttEstimator
+from .timeline import duration
+
+__all__ = ["Candidate", "Directory", "Verdict"]
+
+MAX_PEERS = 4096  # with adverts of 4 KiB: 16 MiB
+MAX_IN_FLIGHT = 256  # attempts given to one peer
+MAX_SKEW_US = 600_000_000
+PENALTY_US = 10_000_000
+MAX_PENALTY_US = 120_000_000
+PENALTY_HALVES_US = 30_000_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an advert was.  Only a "new" or "newer" one is worth telling others."""
+
+    outcome: str  # "new": of a peer not known; "newer"; "old": known, replayed or overtaken; "own"; "full"
+    note: str | None = None  # a sentence for the operator
+
+    @property
+    def fresh(self) -> bool:
+        return self.outcome in ("new", "newer")
+
+
+@dataclass
+class _Peer:
+    signed: SignedAdvert | None = None
+    heard_us: int = 0
+    rtt: RttEstimator = field(default_factory=RttEstimator)
+    state: LiveState | None = None
+    state_us: int = 0
+    connected: bool = False
+    in_flight: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # attempt -> (offered_us, busy_us)
+    penalty_us: int = 0  # as of penalised_us
+    penalised_us: int = 0
+    skew_note: str | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing here needs to be remembered."""
+        return self.signed is None and not self.connected and not self.in_flight
+
+
+class Directory:
+    """The peers of one swarm, as seen by `own_peer`.  `now_us` is monotonic; `wall_us` is Unix time."""
+
+    def __init__(self, own_peer: str) -> None:
+        self.own_peer = own_peer
+        self.speeds = SpeedBook()
+        self._own: SignedAdvert | None = None
+        self._own_note: str | None = None
+        self._peers: dict[str, _Peer] = {}
+        self._gone: OrderedDict[str, tuple[int, int]] = (
+            OrderedDict()
+        )  # versions of the forgotten: no replay revives them
+        self._counts: Counter[str] = Counter()
+
+    def on_own_advert(self, signed: SignedAdvert) -> None:
+        """What this peer itself says: it is a candidate for its own jobs, and told to others."""
+        self._own = signed
+        self._peers.setdefault(self.own_peer, _Peer()).connected = True
+
+    def on_advert(self, signed: SignedAdvert, now_us: int, wall_us: int) -> Verdict:
+        verdict = self._judge(signed, now_us, wall_us)
+        self._counts[verdict.outcome] += 1
+        return verdict
+
+    def expire(self, now_us: int) -> tuple[str, ...]:
+        """Forgets the peers whose adverts outlived themselves, counted from when we heard them; tells which."""
+        expired = []
+        for peer, known in list(self._peers.items()):
+            if known.signed is None or now_us < known.heard_us + known.signed.advert.lifetime_s * 1_000_000:
+                continue
+            self._gone[peer] = known.signed.advert.version
+            self._gone.move_to_end(peer)
+            if len(self._gone) > MAX_PEERS:
+                self._gone.popitem(last=False)
+            known.signed = None
+            expired.append(peer)
+            self._forget_if_idle(peer)
+        return tuple(expired)
+
+    def on_connected(self, peer: str) -> None:
+        self._peers.setdefault(peer, _Peer()).connected = True
+
+    def on_disconnected(self, peer: str) -> None:
+        """Its live state is void: nobody keeps it fresh."""
+        known = self._peers.get(peer)
+        if known is not None and peer != self.own_peer:
+            known.connected, known.state = False, None
+            self._forget_if_idle(peer)
+
+    def on_rtt(self, peer: str, rtt_us: int, now_us: int) -> None:
+        """A round trip by one's own clock.  Of a peer that is not known, nothing is kept."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.rtt.add(rtt_us, now_us)
+
+    def on_state(self, peer: str, state: LiveState, now_us: int) -> None:
+        known = self._peers.get(peer)
+        if known is not None:
+            known.state, known.state_us = state, now_us
+
+    def on_offered(self, peer: str, attempt: bytes, busy_us: int, now_us: int) -> None:
+        """One's own task went there and will occupy its renderer for `busy_us`."""
+        known = self._peers.get(peer)
+        if known is not None and len(known.in_flight) < MAX_IN_FLIGHT:
+            known.in_flight[attempt] = (now_us, busy_us)
+
+    def on_ended(self, peer: str, attempt: bytes) -> None:
+        """The attempt is over, refused, lost or cancelled."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.in_flight.pop(attempt, None)
+            self._forget_if_idle(peer)
+
+    def on_penalty(self, peer: str, now_us: int) -> None:
+        """It was lost or froze while it worked: avoid it for a while.  Not an accusation."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.penalty_us = min(MAX_PENALTY_US, _penalty(known, now_us) + PENALTY_US)
+            known.penalised_us = now_us
+
+    def candidates(self, now_us: int, *, own: bool = True) -> tuple[Candidate, ...]:
+        """Everyone whose advert is alive, with this peer itself unless `own` is False; capable or not."""
+        found = []
+        for peer, known in self._peers.items():
+            is_own = peer == self.own_peer
+            signed = self._own if is_own else known.signed
+            if signed is None or (is_own and not own):
+                continue
+            if not is_own and now_us >= known.heard_us + signed.advert.lifetime_s * 1_000_000:
+                continue
+            notes = (self._own_note,) if is_own else (known.skew_note,)
+            rtt = known.rtt.estimate()
+            found.append(
+                Candidate(
+                    peer=peer,
+                    advert=signed.advert,
+                    rtt=rtt,
+                    state=known.state,
+                    state_age_us=max(0, now_us - known.state_us) if known.state else 0,
+                    connected=known.connected,
+                    own=is_own,
+                    speeds=self.speeds.of(peer),
+                    own_in_flight_us=_in_flight(known, rtt, now_us) if known.in_flight else 0,
+                    penalty_us=_penalty(known, now_us),
+                    notes=tuple(note for note in notes if note),
+                )
+            )
+        return tuple(found)
+
+    def versions(self) -> dict[str, tuple[int, int]]:
+        """What a request for newer adverts says we hold."""
+        return {peer: known.signed.advert.version for peer, known in self._peers.items() if known.signed}
+
+    def newer_than(self, known: dict[str, tuple[int, int]], now_us: int) -> list[Envelope]:
+        """Adverts to tell a peer that holds those `known`: our own, then those we heard last; bounded.
+
+        What is past half its life is not told: its peer may be gone, and each that hears it would keep it as long again.
+        """
+        held = [
+            (peer, record.signed)
+            for peer, record in sorted(self._peers.items(), key=lambda item: -item[1].heard_us)
+            if record.signed and now_us < record.heard_us + record.signed.advert.lifetime_s * 500_000
+        ]
+        if self._own is not None:
+            held.insert(0, (self.own_peer, self._own))
+        newer = [
+            signed.envelope for peer, signed in held if known.get(peer, (-1, -1)) < signed.advert.version
+        ]
+        return newer[:MAX_SYNC_ADVERTS]
+
+    def signed_advert(self, peer: str) -> SignedAdvert | None:
+        known = self._peers.get(peer)
+        return self._own if peer == self.own_peer else known.signed if known else None
+
+    def rtt(self, peer: str) -> Rtt | None:
+        known = self._peers.get(peer)
+        return known.rtt.estimate() if known else None
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about clocks and identities that someone should look at."""
+        notes = [self._own_note, *(known.skew_note for known in self._peers.values())]
+        return tuple(note for note in notes if note)
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "peers": sum(known.signed is not None for known in self._peers.values()),
+            "connected": sum(known.connected for peer, known in self._peers.items() if peer != self.own_peer),
+            **{f"adverts_{name}": self._counts[name] for name in ("new", "newer", "old", "own", "full")},
+        }
+
+    def _judge(self, signed: SignedAdvert, now_us: int, wall_us: int) -> Verdict:
+        peer, version = signed.peer, signed.advert.version
+        if peer == self.own_peer:
+            if self._own is not None and version > self._own.advert.version:
+                self._own_note = (
+                    "Another peer uses this peer's identity: two machines must not share a key file."
+                )
+                return Verdict("own", self._own_note)
+            return Verdict("own")
+        known = self._peers.get(peer)
+        if known is not None and known.signed is not None:
+            outcome, held = "newer", known.signed.advert.version
+        else:
+            outcome, held = "new", self._gone.get(peer, (-1, -1))
+        if version <= held:
+            return Verdict("old")
+        if known is None:
+            if len(self._peers) >= MAX_PEERS:
+                return Verdict("full", f"{MAX_PEERS} peers are known, and more are not taken.")
+            known = self._peers[peer] = _Peer()
+        self._gone.pop(peer, None)
+        known.signed, known.heard_us = signed, now_us
+        known.skew_note = _skew(signed, wall_us)
+        return Verdict(outcome, known.skew_note)
+
+    def _forget_if_idle(self, peer: str) -> None:
+        if self._peers[peer].idle and peer != self.own_peer:
+            del self._peers[peer]
+
+
+def _skew(signed: SignedAdvert, wall_us: int) -> str | None:
+    ahead_us = signed.advert.issued_us - wall_us
+    if abs(ahead_us) <= MAX_SKEW_US:
+        return None
+    name = signed.advert.name or signed.peer
+    where = "ahead of" if ahead_us > 0 else "behind"
+    return f"The clock of {name} is {duration(abs(ahead_us))} {where} ours: one of the two is wrong."
+
+
+def _penalty(known: _Peer, now_us: int) -> int:
+    if not known.penalty_us:
+        return 0
+    halvings, rest_us = divmod(max(0, now_us - known.penalised_us), PENALTY_HALVES_US)
+    whole = known.penalty_us >> min(halvings, 64)
+    return whole - whole * rest_us // (2 * PENALTY_HALVES_US)  # straight between the halvings
+
+
+def _in_flight(known: _Peer, rtt: Rtt | None, now_us: int) -> int:
+    """Work given to it since the moment its state speaks of, in the order given; what ran meanwhile is off."""
+    spoken_us = known.state_us - (rtt.min_us if rtt else 0) if known.state else 0
+    free_us = 0
+    for offered_us, busy_us in known.in_flight.values():
+        if known.state is None or offered_us > spoken_us:
+            free_us = max(free_us, offered_us) + busy_us
+    return max(0, free_us - now_us)

@@ -1,0 +1,297 @@
+"""What one picture will cost on one peer: each term measured, learned or claimed, or a default that is said to be one."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from ..wire.advert import Advert, OfferedModel
+from ..wire.hello import LiveState
+from ..wire.statement import Statement
+from .rtt import Rtt
+
+UNKNOWN_RTT_US = 200_000  # a far continent: pessimistic, so that a measured peer is preferred
+CONNECT_ROUND_TRIPS = 5  # TCP, multistream, noise, multistream, yamux and the task stream: 4-5 measured
+TASK_ROUND_TRIPS = 2  # offer until start, and result until checked
+UNKNOWN_WAIT_US = 100_000  # nobody told how busy it is: not counted, but uncertain
+UNKNOWN_LOAD_US = 10_000_000
+UNKNOWN_FIXED_US = 1_000_000
+UNKNOWN_STEP_US_PER_MEGAPIXEL = {
+    "cpu": 20_000_000,
+    "mps": 2_000_000,
+    "cuda": 500_000,
+}  # SD 1.5 on slow ones of each
+UNKNOWN_BYTES_PER_S = 2_500_000  # 20 Mbit/s: the upload of a home line
+PNG_BYTES_PER_TEN_PIXELS = 19  # a photograph-like 512 px PNG is 489 kB
+MAX_LEARNED_PEERS = 4096
+MAX_LEARNED_SPEEDS = 64  # of one peer
+LEARNING_SHARE = 4  # a new measurement counts one part in four: it forgets a hiccup in three
+
+# Shares of a term that may be wrong, in percent.
+SPEED_UNCERTAIN_PERCENT = (
+    10  # whether observed or claimed: else the peer one knows would beat its equal who is nearer
+)
+SCALED_UNCERTAIN_PERCENT = 50  # for each doubling between the size measured and the size asked
+WAIT_UNCERTAIN_PERCENT = 25
+
+
+@dataclass
+class _Speed:
+    pixels: int
+    step_us: int
+    fixed_us: int
+
+
+@dataclass
+class Learned:
+    """What this peer observed of one other.  Read it; only SpeedBook writes."""
+
+    speeds: "OrderedDict[tuple[bytes, str, int], _Speed]" = field(
+        default_factory=OrderedDict
+    )  # model, precision, octave
+    load_us: "OrderedDict[bytes, int]" = field(default_factory=OrderedDict)
+    bytes_per_s: int | None = None
+
+    def nearest(self, model: bytes, precision: str, pixels: int) -> tuple[int, int, int] | None:
+        """(pixels, step_us, fixed_us) measured at the size nearest to `pixels`."""
+        found = [
+            (speed.pixels, speed.step_us, speed.fixed_us)
+            for (of, with_, _), speed in self.speeds.items()
+            if of == model and with_ == precision
+        ]
+        return min(found, key=lambda speed: _ratio(speed[0], pixels)) if found else None
+
+
+class SpeedBook:
+    """Learns from one's own timelines how fast others are.  Bounded: who was not used for longest is forgotten."""
+
+    def __init__(self) -> None:
+        self._peers: OrderedDict[str, Learned] = OrderedDict()
+
+    def of(self, peer: str) -> Learned | None:
+        return self._peers.get(peer)
+
+    def on_render(self, peer: str, statement: Statement, *, step_us: int, fixed_us: int) -> None:
+        """`step_us`: one step of it took so long; `fixed_us`: the rest of a warm render."""
+        speeds, pixels = self._learned(peer).speeds, statement.pixels
+        key = (statement.model, statement.precision, pixels.bit_length())
+        old = speeds.get(key)
+        if old is None:
+            speeds[key] = _Speed(pixels, step_us, fixed_us)
+        else:
+            scaled_us = old.step_us * pixels // old.pixels
+            speeds[key] = _Speed(pixels, _mean(scaled_us, step_us), _mean(old.fixed_us, fixed_us))
+        speeds.move_to_end(key)
+        if len(speeds) > MAX_LEARNED_SPEEDS:
+            speeds.popitem(last=False)
+
+    def on_load(self, peer: str, model: bytes, us: int) -> None:
+        loads = self._learned(peer).load_us
+        loads[model] = _mean(loads.get(model), us)
+        loads.move_to_end(model)
+        if len(loads) > MAX_LEARNED_SPEEDS:
+            loads.popitem(last=False)
+
+    def on_transfer(self, peer: str, data_bytes: int, us: int) -> None:
+        """`data_bytes` arrived in `us`, the first round trip not counted."""
+        learned = self._learned(peer)
+        learned.bytes_per_s = max(1, _mean(learned.bytes_per_s, data_bytes * 1_000_000 // max(1, us)))
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "peers": len(self._peers),
+            "speeds": sum(len(learned.speeds) for learned in self._peers.values()),
+            "loads": sum(len(learned.load_us) for learned in self._peers.values()),
+        }
+
+    def _learned(self, peer: str) -> Learned:
+        learned = self._peers.setdefault(peer, Learned())
+        self._peers.move_to_end(peer)
+        if len(self._peers) > MAX_LEARNED_PEERS:
+            self._peers.popitem(last=False)
+        return learned
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is known of one peer at one moment."""
+
+    peer: str
+    advert: Advert
+    rtt: Rtt | None
+    state: LiveState | None
+    state_age_us: int  # since `state` was heard; 0 without one
+    connected: bool
+    own: bool = False  # this very peer: no dial, no round trip, no transfer
+    speeds: Learned | None = None
+    own_in_flight_us: int = 0  # work given to it that `state` cannot know of yet
+    penalty_us: int = 0  # it was lost or froze lately: by how much to avoid it
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rtt_us(self) -> int:
+        if self.own:
+            return 0
+        return self.rtt.min_us if self.rtt else UNKNOWN_RTT_US
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """From "offered" to "the picture is here".  `spans` add up to `total_us`."""
+
+    spans: tuple[tuple[str, int], ...]
+    total_us: int
+    wait_us: int  # in its queue
+    step_us: int  # one step
+    busy_us: int  # how long its renderer is occupied
+    uncertain_us: int  # by how much the total may be wrong
+
+
+class Constraint(IntEnum):
+    """What ruled a peer out, in the order in which it is checked: a later one got further."""
+
+    PROVIDING = 1
+    KIND = 2
+    MODEL = 3
+    ADAPTERS = 4
+    PRECISION = 5
+    PIXELS = 6
+    STEPS = 7
+    PROMPT = 8
+    EXCLUDED = 9
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    constraint: Constraint
+    reason: str  # a sentence
+
+
+def predict(candidate: Candidate, statement: Statement, now_us: int) -> Prediction | Exclusion:
+    """`now_us`: when the candidate was asked for; its `state_age_us` counts to then."""
+    model = _capable(candidate.advert, statement)
+    if isinstance(model, Exclusion):
+        return model
+    rtt_us, uncertain_us = candidate.rtt_us, 0
+    if not candidate.own:
+        jitter_us = candidate.rtt.jitter_us if candidate.rtt else UNKNOWN_RTT_US
+        uncertain_us += TASK_ROUND_TRIPS * jitter_us
+    wait_us, uncertain_wait_us = _wait(candidate)
+    load_us, uncertain_load_us = _load(candidate, model)
+    step_us, fixed_us, percent = _speed(candidate, model, statement)
+    steps_us = step_us * statement.steps
+    uncertain_us += uncertain_wait_us + uncertain_load_us + (steps_us + fixed_us) * percent // 100
+    spans = (
+        ("dial", 0 if candidate.connected or candidate.own else CONNECT_ROUND_TRIPS * rtt_us),
+        ("offer", rtt_us),
+        ("wait", wait_us),
+        ("load_weights", load_us),
+        ("fixed", fixed_us),
+        ("step", steps_us),
+        ("transfer", _transfer(candidate, statement, (TASK_ROUND_TRIPS - 1) * rtt_us)),
+    )
+    return Prediction(
+        spans=spans,
+        total_us=sum(us for _, us in spans),
+        wait_us=wait_us,
+        step_us=step_us,
+        busy_us=load_us + fixed_us + steps_us,
+        uncertain_us=uncertain_us,
+    )
+
+
+def _capable(advert: Advert, statement: Statement) -> OfferedModel | Exclusion:
+    limits = advert.limits
+    if not advert.kinds or limits is None:
+        return Exclusion(Constraint.PROVIDING, "It does not render for others.")
+    if statement.kind not in advert.kinds:
+        return Exclusion(Constraint.KIND, f"It does not offer {statement.kind}.")
+    model = next((model for model in advert.models if model.id == statement.model), None)
+    if model is None:
+        return Exclusion(Constraint.MODEL, "It does not offer this model.")
+    if statement.adapters:
+        return Exclusion(Constraint.ADAPTERS, "It does not offer adapters.")
+    dtypes = {dtype for device in advert.devices for dtype in device.dtypes}
+    if dtypes and statement.precision not in dtypes:
+        offered = ", ".join(sorted(dtypes))
+        return Exclusion(
+            Constraint.PRECISION, f"Its devices compute in {offered}, not in {statement.precision}."
+        )
+    if statement.pixels > limits.pixels:
+        sizes = f"{limits.pixels} pixels at most; {statement.width}x{statement.height} are {statement.pixels}"
+        return Exclusion(Constraint.PIXELS, f"It accepts {sizes}.")
+    if statement.steps > limits.steps:
+        return Exclusion(Constraint.STEPS, f"It accepts {limits.steps} steps at most, not {statement.steps}.")
+    size = prompt_bytes(statement)
+    if size > limits.prompt_bytes:
+        return Exclusion(
+            Constraint.PROMPT, f"It accepts prompts of {limits.prompt_bytes} bytes at most, not {size}."
+        )
+    return model
+
+
+def prompt_bytes(statement: Statement) -> int:
+    """The longer of the two prompts: a provider's limit holds for each."""
+    return max(len(statement.prompt.encode()), len(statement.negative.encode()))
+
+
+def _wait(candidate: Candidate) -> tuple[int, int]:
+    """(wait, by how much it may be wrong).  Of a peer that said it is idle, nothing is uncertain: it answers if not."""
+    mine_us, state = candidate.own_in_flight_us, candidate.state
+    if state is None:
+        return mine_us, UNKNOWN_WAIT_US + mine_us * WAIT_UNCERTAIN_PERCENT // 100
+    wait_us = max(0, state.wait_us - candidate.state_age_us) + mine_us
+    return wait_us, max(state.wait_us, wait_us) * WAIT_UNCERTAIN_PERCENT // 100
+
+
+def _load(candidate: Candidate, model: OfferedModel) -> tuple[int, int]:
+    resident = model.id in candidate.state.resident if candidate.state else model.state == "resident"
+    if resident:
+        return 0, 0
+    observed_us = candidate.speeds.load_us.get(model.id) if candidate.speeds else None
+    load_us = model.load_us if observed_us is None else observed_us
+    if load_us is None:
+        return UNKNOWN_LOAD_US, UNKNOWN_LOAD_US
+    return load_us, load_us * SPEED_UNCERTAIN_PERCENT // 100
+
+
+def _speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> tuple[int, int, int]:
+    """(us of one step, us of the rest, percent of both that may be wrong).  What was observed overrides claims."""
+    pixels, precision = statement.pixels, statement.precision
+    found = candidate.speeds.nearest(model.id, precision, pixels) if candidate.speeds else None
+    if found is None:
+        claims = [
+            (speed.width * speed.height, speed.step_us, speed.fixed_us)
+            for speed in model.speeds
+            if speed.precision == precision
+        ]
+        found = min(claims, key=lambda speed: _ratio(speed[0], pixels)) if claims else None
+    if found is None:
+        kinds = {device.kind for device in candidate.advert.devices}
+        slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
+        per_megapixel_us = min(
+            (UNKNOWN_STEP_US_PER_MEGAPIXEL.get(kind, slowest_us) for kind in kinds), default=slowest_us
+        )
+        return per_megapixel_us * pixels // 1_000_000, UNKNOWN_FIXED_US, 100
+    measured, step_us, fixed_us = found
+    if measured == pixels:
+        return step_us, fixed_us, SPEED_UNCERTAIN_PERCENT
+    doublings = (_ratio(measured, pixels) - 1).bit_length()
+    percent = min(100, SPEED_UNCERTAIN_PERCENT + SCALED_UNCERTAIN_PERCENT * max(1, doublings))
+    return max(1, step_us * pixels // measured), fixed_us * pixels // measured, percent
+
+
+def _transfer(candidate: Candidate, statement: Statement, round_trips_us: int) -> int:
+    if candidate.own:
+        return 0
+    data_bytes = statement.pixels * PNG_BYTES_PER_TEN_PIXELS // 10
+    learned = candidate.speeds.bytes_per_s if candidate.speeds else None
+    return round_trips_us + data_bytes * 1_000_000 // (learned or UNKNOWN_BYTES_PER_S)
+
+
+def _ratio(first: int, second: int) -> int:
+    """The larger over the smaller, rounded up."""
+    return -(-max(first, second) // min(first, second))
+
+
+def _mean(old: int | None, new: int) -> int:
+    return new if old is None else old + (new - old) // LEARNING_SHARE
