@@ -1,0 +1,179 @@
+"""The plan: whom to ask, in which order, and how long to wait for each.
+
+Every capable peer is ranked by what the picture will cost there.  Chance spreads only what is contended or not known:
+among idle peers of equal speed the nearest comes first, always.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..wire.statement import Statement
+from .prediction import Candidate, Constraint, Exclusion, Prediction, predict, prompt_bytes
+
+TEMPERATURE_PERCENT = 15  # of what is contended: tuned in simulation against herding
+MAX_WAIT_SLACK_US = 100_000  # a provider may start so much later than predicted before it refuses
+MAX_NAMES_SHOWN = 8
+_EULER_GAMMA = 0.5772156649015329  # the mean of the standard Gumbel distribution
+
+
+class NoCandidate(Exception):
+    """Nobody can draw this; the sentence names the constraint that binds."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One peer of a plan."""
+
+    peer: str
+    rtt_us: int | None  # None: not measured; predicted as `prediction.UNKNOWN_RTT_US`
+    predicted_us: int
+    max_wait_us: int
+    step_us: int
+    busy_us: int
+    wait_us: int
+    uncertain_us: int
+    spans: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    ranked: tuple[Choice, ...]  # the first is asked first; never empty
+    exclusions: tuple[tuple[str, str], ...]  # (peer, sentence)
+
+    def why(self) -> str:
+        """Why the first rather than the second, in a sentence."""
+        first = self.ranked[0]
+        if len(self.ranked) == 1:
+            return "It was the only peer that can draw this."
+        second = self.ranked[1]
+        gains = dict(second.spans)
+        for name, us in first.spans:
+            gains[name] = gains.get(name, 0) - us
+        gain_us = second.predicted_us - first.predicted_us
+        name = max(gains, key=lambda name: gains[name])
+        if gain_us <= 0 or gains[name] <= 0:
+            return "It and the next best were predicted alike; chance, or what is known of them, spread the load."
+        return f"It was predicted {gain_us / 1e3:.1f} ms sooner than the next best, most of it in {name!r}."
+
+
+def plan(
+    candidates: Iterable[Candidate],
+    statement: Statement,
+    *,
+    now_us: int,
+    excluded: frozenset[str] = frozenset(),
+    seed: int,
+) -> Plan:
+    """`excluded`: peers that this job has tried, or that the person ruled out.  `seed`: the chance of this plan.
+
+    Raises NoCandidate if nobody is left.
+    """
+    candidates = tuple(candidates)
+    capable: list[tuple[Candidate, Prediction]] = []
+    ruled_out: list[tuple[Candidate, Exclusion]] = []
+    for candidate in candidates:
+        result = predict(candidate, statement, now_us)
+        if isinstance(result, Exclusion):
+            ruled_out.append((candidate, result))
+        elif candidate.peer in excluded:
+            ruled_out.append(
+                (candidate, Exclusion(Constraint.EXCLUDED, "It was ruled out, or tried already."))
+            )
+        else:
+            capable.append((candidate, result))
+    if not capable:
+        raise NoCandidate(_binding(statement, ruled_out))
+    ranked = sorted(_scored(capable, seed), key=lambda item: item[0])
+    return Plan(
+        ranked=tuple(_choice(candidate, prediction) for _, candidate, prediction in ranked),
+        exclusions=tuple((candidate.peer, exclusion.reason) for candidate, exclusion in ruled_out),
+    )
+
+
+def _scored(
+    capable: list[tuple[Candidate, Prediction]], seed: int
+) -> Iterable[tuple[tuple[float, float], Candidate, Prediction]]:
+    """Sort keys, lowest first: softmin drawn by Gumbel noise, as wide as what is contended or not known of each.
+
+    What is uncertain of everyone alike decides nothing between them, so only what exceeds the least is counted.
+    """
+    best_us = min(prediction.total_us for _, prediction in capable)
+    certain_us = min(prediction.uncertain_us for _, prediction in capable)
+    for candidate, prediction in capable:
+        contended_us = prediction.wait_us + prediction.uncertain_us - certain_us
+        scale_us = min(contended_us, best_us) * TEMPERATURE_PERCENT / 100
+        draw = _draw(seed, candidate.peer)
+        gumbel = -math.log(-math.log(draw)) - _EULER_GAMMA
+        yield (prediction.total_us + candidate.penalty_us - scale_us * gumbel, draw), candidate, prediction
+
+
+def _draw(seed: int, peer: str) -> float:
+    """A number in (0, 1), the same for the same seed and peer."""
+    digest = hashlib.sha256(b"%d %s" % (seed, peer.encode())).digest()
+    return ((int.from_bytes(digest[:8], "big") >> 11) + 0.5) / (1 << 53)
+
+
+def _choice(candidate: Candidate, prediction: Prediction) -> Choice:
+    return Choice(
+        peer=candidate.peer,
+        rtt_us=candidate.rtt_us if candidate.own or candidate.rtt else None,
+        predicted_us=prediction.total_us,
+        max_wait_us=prediction.wait_us + MAX_WAIT_SLACK_US + candidate.rtt_us,
+        step_us=prediction.step_us,
+        busy_us=prediction.busy_us,
+        wait_us=prediction.wait_us,
+        uncertain_us=prediction.uncertain_us,
+        spans=prediction.spans,
+    )
+
+
+def _binding(statement: Statement, ruled_out: list[tuple[Candidate, Exclusion]]) -> str:
+    """The constraint that stopped those who got furthest."""
+    if not ruled_out:
+        return "No other peer is known: join a swarm, or render on this device."
+    constraint = max(exclusion.constraint for _, exclusion in ruled_out)
+    adverts = [candidate.advert for candidate, exclusion in ruled_out if exclusion.constraint == constraint]
+    limits = [advert.limits for advert in adverts if advert.limits]
+    if constraint is Constraint.PROVIDING:
+        return f"None of the {len(adverts)} known peers renders for others."
+    if constraint is Constraint.KIND:
+        kinds = _listed({kind for advert in adverts for kind in advert.kinds})
+        return f"Nobody in the swarm offers {statement.kind}; offered: {kinds}."
+    if constraint is Constraint.MODEL:
+        names = _listed(
+            {f"{model.name} ({model.id.hex()[:8]})" for advert in adverts for model in advert.models}
+        )
+        return f"Nobody in the swarm offers model {statement.model.hex()[:8]}; models offered: {names}."
+    if constraint is Constraint.ADAPTERS:
+        return "Nobody in the swarm offers adapters with this model."
+    if constraint is Constraint.PRECISION:
+        dtypes = _listed(
+            {dtype for advert in adverts for device in advert.devices for dtype in device.dtypes}
+        )
+        return f"Nobody with this model computes in {statement.precision}; offered: {dtypes}."
+    if constraint is Constraint.PIXELS:
+        largest = max(limit.pixels for limit in limits)
+        return (
+            f"The largest picture that anyone with this model accepts is {largest} pixels (as {math.isqrt(largest)}"
+            f" px square); {statement.width}x{statement.height} is {statement.pixels}."
+        )
+    if constraint is Constraint.STEPS:
+        most = max(limit.steps for limit in limits)
+        return f"The most steps that anyone with this model accepts is {most}; {statement.steps} were asked."
+    if constraint is Constraint.PROMPT:
+        longest = max(limit.prompt_bytes for limit in limits)
+        size = prompt_bytes(statement)
+        return (
+            f"The longest prompt that anyone with this model accepts is {longest} bytes; this one has {size}."
+        )
+    if len(adverts) == 1:
+        return "The only peer that can draw this was ruled out, or tried already."
+    return f"All {len(adverts)} peers that can draw this were ruled out, or tried already."
+
+
+def _listed(names: set[str]) -> str:
+    shown = sorted(names)[:MAX_NAMES_SHOWN]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more if shown else "none"
