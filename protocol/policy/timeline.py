@@ -196,16 +196,17 @@ class Timeline:
     def _clipped(self) -> tuple[tuple[Span, ...], int, int]:
         covered_us, overlaps, overlap_us = 0, 0, 0
         result = []
-        for span in sorted(self._spans, key=lambda span: (span.start_us, -span.us)):
+        for span in sorted(self._spans, key=lambda span: (span.start_us, span.us)):
             if span.critical:
                 start = max(span.start_us, covered_us)
                 end = span.end_us if self._wall_us is None else min(span.end_us, self._wall_us)
                 us = max(0, end - start)
-                if us < span.us:
-                    overlaps += 1
-                    overlap_us += span.us - us
-                    # Nothing of it is left on the critical path: it happened beside it.
-                    span = replace(span, start_us=start, us=us) if us else replace(span, critical=False)
+                overlaps += us < span.us
+                overlap_us += span.us - us
+                if us:
+                    span = replace(span, start_us=start, us=us)
+                else:  # nothing of it is left on the critical path: it happened beside it
+                    span = replace(span, critical=False)
                 covered_us = max(covered_us, start + us)
             result.append(span)
         return tuple(result), overlaps, overlap_us
