@@ -1,0 +1,235 @@
+import dataclasses
+import functools
+
+import pytest
+
+from protocol.policy import directory as module
+from protocol.policy.directory import PENALTY_HALVES_US, PENALTY_US, Directory, Verdict
+from protocol.policy.rtt import Rtt
+from protocol.wire.advert import SignedAdvert
+from protocol.wire.identity import peer_id_of, public_key_of
+
+from .truth import advert, live
+
+S = 1_000_000
+HOUR_US = 3600 * S
+WALL_US = 1_700_000_000 * S
+OWN, NEAR, FAR = (bytes([number]) * 32 for number in (1, 2, 3))
+
+
+@functools.cache
+def peer(key):
+    return peer_id_of(public_key_of(key))
+
+
+@functools.cache
+def signed(key=NEAR, epoch=1, sequence=1, issued_us=WALL_US, lifetime_s=180, name="a provider"):
+    what = advert(boot_epoch=epoch, sequence=sequence, issued_us=issued_us, lifetime_s=lifetime_s, name=name)
+    return SignedAdvert.sign(what, network="test", private_key=key)
+
+
+def known(*adverts):
+    directory = Directory(peer(OWN))
+    for each in adverts:
+        assert directory.on_advert(each, 0, WALL_US).fresh
+    return directory
+
+
+def only(directory, now_us=0):
+    (candidate,) = directory.candidates(now_us)
+    return candidate
+
+
+def test_an_advert_makes_a_candidate_of_whom_nothing_else_is_known():
+    candidate = only(known(signed()))
+    assert candidate.peer == peer(NEAR)
+    assert (candidate.rtt, candidate.state, candidate.connected, candidate.speeds) == (
+        None,
+        None,
+        False,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("epoch", "sequence", "outcome"),
+    [(5, 5, "old"), (5, 4, "old"), (4, 9, "old"), (5, 6, "newer"), (6, 0, "newer")],
+)
+def test_the_newest_boot_and_sequence_win(epoch, sequence, outcome):
+    directory = known(signed(epoch=5, sequence=5))
+    assert directory.on_advert(signed(epoch=epoch, sequence=sequence), 1, WALL_US).outcome == outcome
+    assert only(directory).advert.version == max((5, 5), (epoch, sequence))
+
+
+def test_an_advert_expires_by_its_lifetime_since_it_was_heard():
+    directory = known(signed())
+    assert directory.expire(180 * S - 1) == ()
+    assert len(directory.candidates(180 * S - 1)) == 1
+    assert directory.candidates(180 * S) == ()
+    assert directory.expire(180 * S) == (peer(NEAR),)
+    assert directory.statistics()["peers"] == 0
+
+
+def test_a_replay_neither_lengthens_a_life_nor_revives_the_forgotten():
+    directory = known(signed())
+    assert directory.on_advert(signed(), 179 * S, WALL_US).outcome == "old"
+    directory.expire(180 * S)
+    assert directory.on_advert(signed(), 181 * S, WALL_US).outcome == "old"
+    assert directory.on_advert(signed(sequence=2), 182 * S, WALL_US).outcome == "new"
+
+
+@pytest.mark.parametrize(
+    ("ahead_us", "words"), [(HOUR_US, "60 min ahead of ours"), (-2 * HOUR_US, "2.0 h behind ours")]
+)
+def test_a_wrong_clock_is_named_and_the_peer_is_taken(ahead_us, words):
+    directory = Directory(peer(OWN))
+    verdict = directory.on_advert(signed(issued_us=WALL_US + ahead_us), 0, WALL_US)
+    assert verdict.fresh
+    assert words in verdict.note
+    assert directory.notes() == only(directory).notes == (verdict.note,)
+    directory.on_advert(signed(sequence=2), 1, WALL_US)
+    assert directory.notes() == ()
+
+
+@pytest.mark.parametrize("ahead_us", [600 * S, -600 * S])
+def test_ten_minutes_are_not_worth_a_word(ahead_us):
+    assert Directory(peer(OWN)).on_advert(signed(issued_us=WALL_US + ahead_us), 0, WALL_US) == Verdict("new")
+
+
+def test_ones_own_advert_is_no_news_but_a_newer_one_means_a_shared_key():
+    directory = Directory(peer(OWN))
+    assert directory.on_advert(signed(OWN), 0, WALL_US) == Verdict("own")
+    directory.on_own_advert(signed(OWN, sequence=3))
+    assert directory.on_advert(signed(OWN, sequence=3), 0, WALL_US) == Verdict("own")
+    assert "identity" in directory.on_advert(signed(OWN, sequence=4), 0, WALL_US).note
+    assert len(directory.notes()) == 1
+
+
+def test_ones_own_device_is_a_candidate_unless_it_is_not_wanted_and_never_expires():
+    directory = known(signed())
+    directory.on_own_advert(signed(OWN))
+    directory.on_state(peer(OWN), live(), 0)
+    directory.on_disconnected(peer(OWN))
+    mine = next(each for each in directory.candidates(HOUR_US) if each.own)
+    assert (mine.connected, mine.rtt_us, mine.state) == (True, 0, live())
+    assert [each.own for each in directory.candidates(0, own=False)] == [False]
+
+
+def test_the_number_of_peers_is_bounded(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    directory = known(signed())
+    assert directory.on_advert(signed(FAR), 0, WALL_US).outcome == "full"
+    assert directory.on_advert(signed(sequence=2), 0, WALL_US).outcome == "newer"
+    directory.expire(180 * S)
+    assert directory.on_advert(signed(FAR), 180 * S, WALL_US).outcome == "new"
+    directory.expire(360 * S)
+    assert len(directory._gone) == 1
+
+
+def test_measurements_and_states_join_the_advert():
+    directory = known(signed())
+    directory.on_connected(peer(NEAR))
+    directory.on_rtt(peer(NEAR), 5000, 10)
+    directory.on_state(peer(NEAR), live(wait_us=7), 100)
+    candidate = only(directory, 400)
+    assert candidate.rtt == directory.rtt(peer(NEAR)) == Rtt(5000, 0, 1)
+    assert (candidate.state, candidate.state_age_us, candidate.connected) == (live(wait_us=7), 300, True)
+
+
+def test_a_disconnected_peer_keeps_its_distance_and_loses_its_state():
+    directory = known(signed())
+    directory.on_connected(peer(NEAR))
+    directory.on_rtt(peer(NEAR), 5000, 10)
+    directory.on_state(peer(NEAR), live(), 100)
+    directory.on_disconnected(peer(NEAR))
+    candidate = only(directory)
+    assert (candidate.rtt, candidate.state, candidate.connected) == (Rtt(5000, 0, 1), None, False)
+
+
+def test_what_strangers_say_leaves_no_trace():
+    directory = Directory(peer(OWN))
+    directory.on_rtt("stranger", 1, 0)
+    directory.on_state("stranger", live(), 0)
+    directory.on_penalty("stranger", 0)
+    directory.on_offered("stranger", b"a", 1, 0)
+    directory.on_ended("stranger", b"a")
+    directory.on_disconnected("stranger")
+    assert directory._peers == {}
+
+
+def test_a_connected_peer_may_be_measured_before_it_advertises():
+    directory = Directory(peer(OWN))
+    directory.on_connected(peer(NEAR))
+    directory.on_rtt(peer(NEAR), 5000, 10)
+    assert directory.candidates(10) == ()
+    directory.on_advert(signed(), 20, WALL_US)
+    assert only(directory).rtt == Rtt(5000, 0, 1)
+    directory.expire(HOUR_US)
+    directory.on_disconnected(peer(NEAR))
+    assert directory._peers == {}
+
+
+def test_own_work_there_counts_until_its_state_can_know_of_it():
+    directory = known(signed())
+    directory.on_rtt(peer(NEAR), S // 10, 0)
+    directory.on_offered(peer(NEAR), b"1", 2 * S, S)
+    assert only(directory, S).own_in_flight_us == 2 * S
+    assert only(directory, 2 * S).own_in_flight_us == S
+    directory.on_offered(peer(NEAR), b"2", 2 * S, 2 * S)
+    assert only(directory, 2 * S).own_in_flight_us == 3 * S
+    directory.on_state(peer(NEAR), live(), 2 * S + S // 20)  # on its way since before the second was heard of
+    assert only(directory, 2 * S).own_in_flight_us == 2 * S
+    directory.on_state(peer(NEAR), live(), 3 * S)
+    assert only(directory, 3 * S).own_in_flight_us == 0
+
+
+def test_work_that_ended_counts_no_longer():
+    directory = known(signed())
+    directory.on_offered(peer(NEAR), b"1", 2 * S, 0)
+    directory.on_ended(peer(NEAR), b"1")
+    assert only(directory).own_in_flight_us == 0
+
+
+def test_a_penalty_halves_every_thirty_seconds_adds_up_and_is_bounded():
+    directory = known(signed())
+    directory.on_penalty(peer(NEAR), 0)
+    assert only(directory, 0).penalty_us == PENALTY_US
+    assert only(directory, PENALTY_HALVES_US // 2).penalty_us == PENALTY_US * 3 // 4
+    assert only(directory, PENALTY_HALVES_US).penalty_us == PENALTY_US // 2
+    assert only(directory, 3 * PENALTY_HALVES_US).penalty_us == PENALTY_US // 8
+    directory.on_penalty(peer(NEAR), PENALTY_HALVES_US)
+    assert only(directory, PENALTY_HALVES_US).penalty_us == PENALTY_US * 3 // 2
+    for _ in range(100):
+        directory.on_penalty(peer(NEAR), PENALTY_HALVES_US)
+    assert only(directory, PENALTY_HALVES_US).penalty_us == module.MAX_PENALTY_US
+    directory.on_advert(signed(sequence=2, lifetime_s=600), 170 * S, WALL_US)
+    assert only(directory, PENALTY_HALVES_US * 25).penalty_us < 10
+
+
+def test_sync_tells_what_is_newer_than_known_and_young_enough():
+    directory = known(signed(), signed(FAR))
+    directory.on_own_advert(signed(OWN))
+    assert directory.versions() == {peer(NEAR): (1, 1), peer(FAR): (1, 1)}
+    everything = [envelope.signer for envelope in directory.newer_than({}, 0)]
+    assert everything[0] == peer(OWN)
+    assert set(everything) == {peer(OWN), peer(NEAR), peer(FAR)}
+    told = directory.newer_than({peer(NEAR): (1, 1), peer(FAR): (1, 0), peer(OWN): (2, 0)}, 0)
+    assert [envelope.signer for envelope in told] == [peer(FAR)]
+    assert [envelope.signer for envelope in directory.newer_than({}, 90 * S)] == [peer(OWN)]
+
+
+def test_what_sync_tells_is_taken_by_the_other_side():
+    here, there = known(signed()), Directory(peer(FAR))
+    (envelope,) = here.newer_than(there.versions(), 0)
+    again = SignedAdvert.from_untrusted(envelope.to_bytes(), network="test")
+    assert there.on_advert(again, 0, WALL_US).outcome == "new"
+    assert here.newer_than(there.versions(), 0) == []
+
+
+def test_a_candidate_is_a_snapshot():
+    directory = known(signed())
+    before = only(directory)
+    directory.on_rtt(peer(NEAR), 5000, 10)
+    assert before.rtt is None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        before.rtt = None

@@ -1,0 +1,188 @@
+import pytest
+
+from protocol.policy import prediction as module
+from protocol.policy.prediction import (
+    CONNECT_ROUND_TRIPS,
+    UNKNOWN_FIXED_US,
+    UNKNOWN_LOAD_US,
+    UNKNOWN_RTT_US,
+    Constraint,
+    Exclusion,
+    SpeedBook,
+    predict,
+)
+from protocol.policy.rtt import Rtt
+from protocol.wire.advert import Device, Limits, Speed
+
+from .truth import MODEL, OTHER_MODEL, advert, candidate, live, offered, statement
+
+S = 1_000_000
+DOWNLOAD_US = 128 * 128 * 19 // 10 * S // module.UNKNOWN_BYTES_PER_S
+
+
+def predicted(wanted=None, **changes):
+    return predict(candidate(**changes), wanted or statement(), 0)
+
+
+def spans(**changes):
+    return dict(predicted(**changes).spans)
+
+
+def test_an_idle_connected_warm_peer_costs_two_round_trips_its_measured_render_and_the_download():
+    prediction = predicted(rtt_us=20_000)
+    assert dict(prediction.spans) == {
+        "dial": 0,
+        "offer": 20_000,
+        "wait": 0,
+        "load_weights": 0,
+        "fixed": 50_000,
+        "step": 20 * 40_000,
+        "transfer": 20_000 + DOWNLOAD_US,
+    }
+    assert prediction.total_us == sum(us for _, us in prediction.spans)
+    assert (prediction.step_us, prediction.busy_us, prediction.wait_us) == (40_000, 850_000, 0)
+    assert prediction.uncertain_us == 85_000
+
+
+def test_a_peer_that_is_not_connected_must_be_dialled():
+    assert spans(rtt_us=20_000, connected=False)["dial"] == CONNECT_ROUND_TRIPS * 20_000
+
+
+def test_an_unknown_distance_is_pessimistic_and_uncertain():
+    known, unknown = predicted(rtt_us=20_000), predicted(rtt_us=None)
+    assert dict(unknown.spans)["offer"] == UNKNOWN_RTT_US
+    assert unknown.uncertain_us - known.uncertain_us == 2 * UNKNOWN_RTT_US
+
+
+def test_jitter_is_uncertain():
+    assert predicted(rtt=Rtt(20_000, 3000, 8)).uncertain_us - predicted().uncertain_us == 2 * 3000
+
+
+def test_ones_own_device_has_no_way_to_go():
+    own = spans(own=True, rtt_us=None, connected=False)
+    assert (own["dial"], own["offer"], own["transfer"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("age_us", "wait_us"), [(0, 3 * S), (S, 2 * S), (9 * S, 0)])
+def test_an_advertised_wait_ages(age_us, wait_us):
+    assert predicted(state=live(wait_us=3 * S), state_age_us=age_us).wait_us == wait_us
+
+
+def test_own_work_there_is_waited_for():
+    prediction = predicted(state=live(wait_us=S), own_in_flight_us=2 * S)
+    assert prediction.wait_us == dict(prediction.spans)["wait"] == 3 * S
+
+
+def test_the_age_of_an_idle_peers_state_makes_nothing_uncertain_but_no_state_does():
+    assert predicted(state_age_us=5 * S).uncertain_us == predicted().uncertain_us
+    assert predicted(state=None).uncertain_us > predicted().uncertain_us
+
+
+@pytest.mark.parametrize(
+    ("model", "state", "load_us"),
+    [
+        (offered("resident"), None, 0),
+        (offered("resident", load_us=3 * S), live(resident=()), 3 * S),
+        (offered("disk", load_us=3 * S), live(), 0),
+        (offered("disk", load_us=3 * S), None, 3 * S),
+        (offered("disk"), None, UNKNOWN_LOAD_US),
+    ],
+)
+def test_weights_that_are_not_resident_must_be_loaded_and_live_state_knows_best(model, state, load_us):
+    assert spans(advert=advert(models=(model,)), state=state)["load_weights"] == load_us
+
+
+def test_an_unknown_load_is_uncertain_in_full():
+    prediction = predicted(advert=advert(models=(offered("disk"),)), state=live(resident=()))
+    assert prediction.uncertain_us >= UNKNOWN_LOAD_US
+
+
+def test_a_claim_at_another_size_is_scaled_by_pixels_and_less_certain():
+    same, larger = predicted(), predicted(statement(width=256, height=256))
+    assert larger.step_us == 4 * same.step_us
+    assert larger.uncertain_us > 4 * same.uncertain_us
+
+
+def test_of_several_sizes_the_nearest_is_scaled():
+    speeds = (Speed(64, 64, "fp32", 5, 0), Speed(512, 512, "fp32", 16_000, 0), Speed(256, 256, "fp16", 1, 0))
+    model = module.OfferedModel(MODEL, "m", "sd", "resident", (512, 512), None, speeds)
+    assert predicted(statement(width=256, height=256), advert=advert(models=(model,))).step_us == 4000
+
+
+@pytest.mark.parametrize(("kind", "step_us"), [("cuda", 8192), ("cpu", 327_680), ("toaster", 327_680)])
+def test_an_unknown_speed_is_a_pessimistic_one_of_its_kind_of_device(kind, step_us):
+    device = Device(kind, "", 1, None, None, None, ())
+    prediction = predicted(advert=advert(models=(offered(step_us=None),), devices=(device,)))
+    assert prediction.step_us == step_us
+    assert prediction.uncertain_us == prediction.busy_us == 20 * step_us + UNKNOWN_FIXED_US
+
+
+def test_what_was_observed_overrides_what_is_claimed():
+    book = SpeedBook()
+    book.on_render("near", statement(), step_us=90_000, fixed_us=10_000)
+    book.on_load("near", MODEL, 2 * S)
+    book.on_transfer("near", 1_000_000, 500_000)
+    found = spans(speeds=book.of("near"), state=live(resident=()))
+    assert found["step"] == 20 * 90_000
+    assert found["fixed"] == 10_000
+    assert found["load_weights"] == 2 * S
+    assert found["transfer"] == 20_000 + 128 * 128 * 19 // 10 // 2
+
+
+def test_one_observation_of_four_is_news():
+    book = SpeedBook()
+    for step_us in (40_000, 80_000):
+        book.on_render("near", statement(), step_us=step_us, fixed_us=0)
+    assert book.of("near").nearest(MODEL, "fp32", 128 * 128) == (128 * 128, 50_000, 0)
+    assert book.of("near").nearest(MODEL, "fp16", 128 * 128) is None
+    assert book.of("near").nearest(OTHER_MODEL, "fp32", 128 * 128) is None
+
+
+def test_sizes_are_learned_apart_and_the_nearest_is_used():
+    book = SpeedBook()
+    book.on_render("near", statement(), step_us=40_000, fixed_us=1)
+    book.on_render("near", statement(width=512, height=512), step_us=900_000, fixed_us=2)
+    assert book.of("near").nearest(MODEL, "fp32", 500 * 500)[1] == 900_000
+    assert book.of("near").nearest(MODEL, "fp32", 64 * 64)[1] == 40_000
+
+
+def test_what_is_learned_is_bounded(monkeypatch):
+    monkeypatch.setattr(module, "MAX_LEARNED_PEERS", 2)
+    monkeypatch.setattr(module, "MAX_LEARNED_SPEEDS", 2)
+    book = SpeedBook()
+    for name in ("a", "b", "a", "c"):
+        for side in (64, 128, 256):
+            book.on_render(name, statement(width=side, height=side), step_us=1, fixed_us=1)
+        for model in (b"1" * 32, b"2" * 32, b"3" * 32):
+            book.on_load(name, model, 1)
+    assert book.statistics() == {"peers": 2, "speeds": 4, "loads": 4}
+    assert book.of("b") is None
+
+
+LIMITS = Limits(pixels=256 * 256, steps=50, prompt_bytes=30, queue=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "constraint", "words"),
+    [
+        ({"kinds": (), "limits": None}, {}, Constraint.PROVIDING, "does not render"),
+        ({"kinds": ("upscale",)}, {}, Constraint.KIND, "txt2img"),
+        ({}, {"model": OTHER_MODEL}, Constraint.MODEL, "this model"),
+        ({}, {"adapters": ((b"a" * 32, 1),)}, Constraint.ADAPTERS, "adapters"),
+        ({}, {"precision": "fp16"}, Constraint.PRECISION, "fp32, not in fp16"),
+        ({}, {"width": 256, "height": 264}, Constraint.PIXELS, "65536 pixels at most; 256x264"),
+        ({}, {"steps": 51}, Constraint.STEPS, "50 steps at most, not 51"),
+        ({}, {"prompt": "é" * 16}, Constraint.PROMPT, "30 bytes at most, not 32"),
+        ({}, {"negative": "n" * 31}, Constraint.PROMPT, "30 bytes at most, not 31"),
+    ],
+)
+def test_who_cannot_is_excluded_with_a_sentence(changes, wanted, constraint, words):
+    result = predicted(statement(**wanted), advert=advert(**{"limits": LIMITS, **changes}))
+    assert isinstance(result, Exclusion)
+    assert result.constraint is constraint
+    assert words in result.reason
+
+
+def test_limits_are_inclusive_and_unknown_devices_rule_nobody_out():
+    wanted = statement(width=256, height=256, steps=50, prompt="p" * 30, precision="bf16")
+    assert not isinstance(predicted(wanted, advert=advert(limits=LIMITS, devices=())), Exclusion)
