@@ -55,12 +55,18 @@ def start(command: list[str], *, folder: Path, output: Path) -> subprocess.Popen
         return subprocess.Popen(
             [sys.executable, "-I", str(_LEASH), str(os.getpid()), *command],
             cwd=folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def environment() -> dict[str, str]:
+    """Ours, without the settings of the person's own peer: a testnet must not join their swarm."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NEARLIGHT_")}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
 
 
 async def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
@@ -82,7 +88,7 @@ async def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 async def _wait_until(condition: Callable[[], bool], within_s: float) -> None:
     """Returns when `condition` holds or the time is over, whichever comes first."""
     with trio.move_on_after(within_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - a process tells no trio.Event
             await trio.sleep(_POLL_S)
 
 

@@ -130,6 +130,7 @@ async def run_peer_command(
     done = await trio.run_process(
         [sys.executable, "-m", "peer", *arguments],
         cwd=ROOT,
+        env=processes.environment(),
         capture_stdout=True,
         capture_stderr=not show_progress,
         check=False,
@@ -148,13 +149,12 @@ async def swarm(config: SwarmConfig) -> AsyncIterator[Swarm]:
     if left := processes.sweep(home):
         config.on_progress(f"Ended {len(left)} processes that an earlier testnet in {home} had left behind.")
     peers: list[Peer] = []
-    failed = True
+    failed = False
     try:
         ready_us = await _start(config, home, peers)
         yield Swarm(home, tuple(peers), ready_us)
-        failed = False
-    except trio.Cancelled:
-        failed = False
+    except Exception:  # not a cancellation: that is how a swarm may well end
+        failed = True
         raise
     finally:
         with trio.CancelScope(shield=True):
