@@ -91,7 +91,7 @@ def test_a_resident_model_is_worth_a_detour():
 
 
 def test_contention_is_spread_over_near_equals():
-    busy = [candidate(str(number), 20_000, state=live(5 * S)) for number in range(5)]
+    busy = [candidate(str(number), 20_000 + 5000 * number, state=live(5 * S)) for number in range(5)]
     shares = [share(busy, str(number)) for number in range(5)]
     assert all(0.1 < each < 0.3 for each in shares)
     much_busier = candidate("much busier", 20_000, state=live(30 * S))
