@@ -87,10 +87,10 @@ async def _one_picture(options: argparse.Namespace, running: Swarm, tell: Any) -
         ["render", "--remote", "--json", "-o", str(image), "--", options.prompt], show_progress=True
     )
     summary = _summary(_succeeded("peer render", rendered))
-    chosen = _check(summary, image, requester, providers)
+    chosen = _check(summary, requester, providers)
     tell(f"p{chosen.index} rendered it in {summary['wall_us'] / 1e6:.2f} s, asked to checked on disk.")
 
-    _tell_lines(await _command(["verify", str(image)]), tell)
+    _tell_lines(await _command(["verify", summary["image"]]), tell)
     why = await requester.run_cli(["why", str(summary["job"])] if summary.get("job") else ["why"])
     _tell_lines(_succeeded("peer why", why), tell)
     return summary
@@ -104,7 +104,7 @@ async def _command(arguments: list[str]) -> str:
 
 def _succeeded(what: str, done: Any) -> str:
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).replace("\n", "\n  ")
+        said = done.stderr.strip().replace("\n", "\n  ")  # nothing, where the person saw it already
         raise DemoFailed(f"`{what}` left with exit code {done.returncode}." + (f"\n  {said}" if said else ""))
     return str(done.stdout)
 
@@ -121,8 +121,11 @@ def _summary(printed: str) -> dict[str, Any]:
     return value
 
 
-def _check(summary: dict[str, Any], image: Path, requester: Peer, providers: tuple[Peer, ...]) -> Peer:
+def _check(summary: dict[str, Any], requester: Peer, providers: tuple[Peer, ...]) -> Peer:
     """What the summary claims, looked at from outside; the peer that rendered."""
+    image = Path(str(summary.get("image")))
+    if not image.is_file():
+        raise DemoFailed(f"The picture is not where the summary says: {image}.")
     data = image.read_bytes()
     if not data.startswith(_PNG_SIGNATURE):
         raise DemoFailed(f"{image} is no PNG file.")
@@ -136,7 +139,6 @@ def _check(summary: dict[str, Any], image: Path, requester: Peer, providers: tup
     for name, value in seen.items():
         if summary.get(name) != value:
             raise DemoFailed(f"The summary says {name} {summary.get(name)!r}, and it is {value!r}.")
-    summary["image"] = str(image)
     for peer in providers:
         if peer.peer_id == summary.get("provider"):
             return peer
