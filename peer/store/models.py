@@ -1,0 +1,400 @@
+"""Models on this disk: what a folder in the format of diffusers holds, and the id of its weights.  No torch.
+
+A folder is read the way the renderer will load it: exactly the files that decide a picture make the manifest, and what
+cannot be loaded safely is refused here.  (protocol/README.md, section on manifests.)
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from protocol.errors import RemoteProtocolError
+from protocol.wire.fields import plain
+from protocol.wire.manifest import FileHasher, Manifest, ManifestFile, normalise_config
+from protocol.wire.statement import MAX_SIDE_PX, SIDE_MULTIPLE_PX
+
+from .digests import DigestCache
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_INDEX_BYTES = 16 << 20  # names every tensor of a sharded model
+MAX_TOKENIZER_BYTES = 64 << 20
+MAX_SHARDS = 256
+MAX_SAFETENSORS_HEADER_BYTES = 100 << 20  # the limit of the safetensors library itself
+_READ_BYTES = 1 << 20
+
+ModelId = bytes  # 32: the digest of the manifest
+
+
+class ModelError(Exception):
+    """The folder FOLDER is no model that can be rendered with: what is wrong, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline class that may be loaded, and what it consists of."""
+
+    family: str
+    denoiser: str
+    encoders: tuple[str, ...]  # text encoders; each has its tokenizer
+    optional: tuple[str, ...] = ()
+    sample_side: int | None = None  # latent side where the denoiser's config has none
+    prompt_tokens: int = 77  # most that the pipeline gives its longest encoder
+
+
+PIPELINES = {
+    "StableDiffusionPipeline": Pipeline("sd", "unet", ("text_encoder",)),
+    "StableDiffusionXLPipeline": Pipeline("sdxl", "unet", ("text_encoder", "text_encoder_2")),
+    # max_sequence_length and default_sample_size of diffusers' pipeline_stable_diffusion_3.py and pipeline_flux.py
+    "StableDiffusion3Pipeline": Pipeline(
+        "sd3", "transformer", ("text_encoder", "text_encoder_2"), ("text_encoder_3",), prompt_tokens=256
+    ),
+    "FluxPipeline": Pipeline(
+        "flux", "transformer", ("text_encoder", "text_encoder_2"), sample_side=128, prompt_tokens=512
+    ),
+}
+_NOT_LOADED = frozenset({"safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker"})
+_LIBRARIES = frozenset({"diffusers", "transformers"})
+_CLASS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+_VARIANT = "fp16"
+# What a tokenizer's config says of the program that wrote it.
+_TOKENIZER_NOISE = frozenset(
+    {"backend", "is_local", "local_files_only", "name_or_path", "special_tokens_map_file", "tokenizer_file"}
+)
+_TOKENIZER_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_TABLES = ("vocab.json", "merges.txt", "spiece.model")
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model in a folder of this machine.  `variant` is "" or the infix of its weight files ("fp16")."""
+
+    folder: Path
+    manifest: Manifest
+    name: str
+    family: str  # sd, sdxl, sd3, flux
+    pipeline: str  # class name
+    variant: str
+    native: tuple[int, int]  # width, height in px
+    prompt_tokens: int | None  # most tokens of a prompt, special ones included; None: unknown
+    bytes: int  # of all files of the manifest
+
+    @property
+    def id(self) -> ModelId:
+        return self.manifest.id
+
+    @property
+    def files(self) -> tuple[ManifestFile, ...]:
+        return tuple(self.manifest.files)
+
+
+def reference_model_folder() -> Path:
+    """Where the model that ships with this package is."""
+    return Path(__file__).resolve().parent.parent / "reference_model"
+
+
+def scan_folder(path: Path, cache: DigestCache | None = None) -> LocalModel:
+    """The model in a `save_pretrained` folder, a hub snapshot or a hub cache's `models--OWNER--NAME`; ModelError.
+
+    Reads every byte of the weights that `cache` does not know: seconds per gigabyte.
+    """
+    try:
+        model = _Scan(_snapshot(path), cache).model()
+    except OSError as exc:
+        raise ModelError(f"The model {path} cannot be read: {exc.filename}: {exc.strerror}.") from exc
+    if cache is not None:
+        cache.save()
+    return model
+
+
+def _snapshot(path: Path) -> Path:
+    """`path`, or, for a repository in a hub cache, the snapshot that its main branch names or its only one."""
+    if (path / "model_index.json").exists() or not (path / "snapshots").is_dir():
+        return path
+    main = path / "refs" / "main"
+    if main.is_file() and re.fullmatch(b"[0-9a-f]{40}", commit := main.read_bytes().strip()):
+        return path / "snapshots" / commit.decode()
+    snapshots = sorted((path / "snapshots").iterdir())
+    if len(snapshots) != 1:
+        raise ModelError(
+            f"The hub cache {path} has {len(snapshots)} snapshots: name the folder of one of them."
+        )
+    return snapshots[0]
+
+
+def _name_of(folder: Path) -> str:
+    folder = Path(os.path.abspath(folder))
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return plain(repository.removeprefix("models--").replace("--", "/"))
+    return plain(folder.name)
+
+
+class _Scan:
+    """One reading of one folder."""
+
+    def __init__(self, folder: Path, cache: DigestCache | None) -> None:
+        self._folder = folder
+        self._cache = cache
+        self._files: list[ManifestFile] = []
+        self._variant = ""
+
+    def model(self) -> LocalModel:
+        index = self._index()
+        name = str(index["_class_name"])
+        pipeline = PIPELINES[name]
+        used = [*pipeline.encoders, *(part for part in pipeline.optional if part in index)]
+        tokenizers = [part.replace("text_encoder", "tokenizer") for part in used]
+        for part in ("scheduler", pipeline.denoiser, "vae", *used, *tokenizers):
+            self._check_component(index, part)
+        self._add_bytes("model_index.json", self._normalised("model_index.json", index))
+        self._config("scheduler", "scheduler_config.json")
+        self._variant = self._find_variant((pipeline.denoiser, "vae", *used))
+        denoiser = self._weighted(pipeline.denoiser)
+        vae = self._weighted("vae")
+        for part in used:
+            self._weighted(part)
+        tokens = [self._tokenizer(part) for part in tokenizers]
+        manifest = Manifest(
+            family=pipeline.family,
+            pipeline=name,
+            variant=self._variant,
+            files=tuple(sorted(self._files, key=lambda file: file.path.encode())),
+        )
+        return LocalModel(
+            folder=self._folder,
+            manifest=manifest,
+            name=_name_of(self._folder),
+            family=pipeline.family,
+            pipeline=name,
+            variant=self._variant,
+            native=self._native(pipeline, denoiser, vae),
+            prompt_tokens=_prompt_tokens(pipeline, tokens),
+            bytes=sum(file.bytes for file in self._files),
+        )
+
+    # what is there
+
+    def _wrong(self, sentence: str) -> ModelError:
+        return ModelError(f"The folder {self._folder} is no model that can be rendered with: {sentence}.")
+
+    def _index(self) -> dict[str, Any]:
+        if not (self._folder / "model_index.json").is_file():
+            raise self._wrong("it has no model_index.json, so it is not in the format of diffusers")
+        index = self._json("model_index.json")
+        if index.get("_class_name") not in list(PIPELINES):  # it may be unhashable
+            known = ", ".join(PIPELINES)
+            raise self._wrong(
+                f"its pipeline is {index.get('_class_name')!r:.80}, and only these are known: {known}"
+            )
+        return {
+            key: value for key, value in index.items() if key not in _NOT_LOADED and value != [None, None]
+        }
+
+    def _check_component(self, index: dict[str, Any], part: str) -> None:
+        match index.get(part):
+            case [str(library), str(name)] if library in _LIBRARIES and _CLASS_NAME.fullmatch(name):
+                if not (self._folder / part).is_dir():
+                    raise self._wrong(f"its folder {part} is missing")
+            case None:
+                raise self._wrong(f"its model_index.json names no {part}")
+            case other:
+                raise self._wrong(
+                    f"its {part} is {other!r:.80}, which is not a class of diffusers or transformers"
+                )
+
+    def _find_variant(self, parts: tuple[str, ...]) -> str:
+        """The variant whose weights every part has: "" where there is one, else fp16."""
+        missing = [part for part in parts if self._weight_file(part, "") is None]
+        if not missing:
+            return ""
+        for part in missing:
+            if self._weight_file(part, _VARIANT) is None:
+                pickles = sorted(path.name for path in (self._folder / part).glob("*.bin"))
+                if pickles:
+                    raise self._wrong(
+                        f"the weights of its {part} are pickled ({part}/{pickles[0]}), and a pickle can run any program "
+                        "when it is loaded; save them as safetensors"
+                    )
+                raise self._wrong(f"{part}/{_weight_stem(part)}.safetensors is missing")
+        return _VARIANT
+
+    def _weight_file(self, part: str, variant: str) -> str | None:
+        """The file that names or holds the weights of `part`, as its library would choose it."""
+        stem, infix = _weight_stem(part), f".{variant}" if variant else ""
+        whole, index = f"{stem}{infix}.safetensors", f"{stem}.safetensors.index{infix}.json"
+        # diffusers looks for shards first, transformers for the whole.
+        for name in (whole, index) if part.startswith("text_encoder") else (index, whole):
+            if (self._folder / part / name).is_file():
+                return name
+        return None
+
+    def _native(self, pipeline: Pipeline, denoiser: dict[str, Any], vae: dict[str, Any]) -> tuple[int, int]:
+        channels = vae.get("block_out_channels", vae.get("decoder_block_out_channels"))
+        sample = pipeline.sample_side or denoiser.get("sample_size")
+        match sample:
+            case int(side):
+                height, width = side, side
+            case [int(height), int(width)]:
+                pass
+            case _:
+                raise self._wrong(f"the config of its {pipeline.denoiser} states no sample_size")
+        if not isinstance(channels, list) or not 1 <= len(channels) <= 8:
+            raise self._wrong("the config of its vae states no block_out_channels")
+        scale = 1 << (len(channels) - 1)  # each block but the last halves the sides
+        for side in (height, width):
+            if not 0 < side * scale <= MAX_SIDE_PX or side * scale % SIDE_MULTIPLE_PX:
+                raise self._wrong(f"its native size would be {width * scale}x{height * scale}")
+        return width * scale, height * scale
+
+    # what it holds
+
+    def _weighted(self, part: str) -> dict[str, Any]:
+        """Adds the config and the weights of `part`; its config."""
+        config = self._config(part, "config.json")
+        name = self._weight_file(part, self._variant) or self._weight_file(part, "")
+        if name is None:
+            raise self._wrong(f"{part}/{_weight_stem(part)}.safetensors is missing")
+        if name.endswith(".safetensors"):
+            self._add_weights(f"{part}/{name}")
+        else:
+            index = self._json(f"{part}/{name}", MAX_INDEX_BYTES)
+            shards = self._shards(f"{part}/{name}", index)
+            body = json.dumps(
+                {"weight_map": index["weight_map"]}, sort_keys=True, separators=(",", ":")
+            ).encode()
+            self._add_bytes(f"{part}/{name}", body)
+            for shard in shards:
+                self._add_weights(f"{part}/{shard}")
+        return config
+
+    def _shards(self, path: str, index: dict[str, Any]) -> list[str]:
+        names = index.get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise self._wrong(f"{path} has no weight_map")
+        shards = sorted(set(names.values()))
+        if not 1 <= len(shards) <= MAX_SHARDS or not all(_SHARD_NAME.fullmatch(name) for name in shards):
+            raise self._wrong(f"{path} does not name 1 to {MAX_SHARDS} safetensors files beside it")
+        return shards
+
+    def _tokenizer(self, part: str) -> int | None:
+        """Adds the files of a tokenizer; the most tokens it gives, where it says."""
+        # Where there is a tokenizer.json it holds all that the tables beside it do.
+        whole = self._folder / part / "tokenizer.json"
+        tables = ["tokenizer.json"] if whole.is_file() else list(_TOKENIZER_TABLES)
+        found = [name for name in tables if (self._folder / part / name).is_file()]
+        if not found or found == ["merges.txt"]:
+            raise self._wrong(f"{part} has neither a tokenizer.json nor a vocab.json or spiece.model")
+        for name in found:
+            self._add_bytes(f"{part}/{name}", self._read(f"{part}/{name}", MAX_TOKENIZER_BYTES))
+        tokens = None
+        for name in _TOKENIZER_CONFIGS if found != ["tokenizer.json"] else _TOKENIZER_CONFIGS[:1]:
+            if (self._folder / part / name).is_file():
+                config = self._json(f"{part}/{name}")
+                tokens = config.get("model_max_length", tokens)
+                config = {key: value for key, value in config.items() if key not in _TOKENIZER_NOISE}
+                self._add_bytes(f"{part}/{name}", self._normalised(f"{part}/{name}", config))
+        # transformers writes 10^30 for "no limit".
+        return tokens if isinstance(tokens, int) and 0 < tokens <= 1 << 20 else None
+
+    def _config(self, part: str, name: str) -> dict[str, Any]:
+        path = f"{part}/{name}"
+        if not (self._folder / path).is_file():
+            raise self._wrong(f"{path} is missing")
+        config = self._json(path)
+        if config.get("block_out_channels") == config.get("decoder_block_out_channels"):
+            # diffusers' AutoencoderTiny derives the one from the other when it is loaded, and then saves both.
+            config.pop("block_out_channels", None)
+        self._add_bytes(path, self._normalised(path, config))
+        return config
+
+    def _json(self, path: str, at_most_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+        try:
+            value = json.loads(self._read(path, at_most_bytes))
+        except (ValueError, RecursionError) as exc:
+            raise self._wrong(f"{path} is not JSON") from exc
+        if not isinstance(value, dict):
+            raise self._wrong(f"{path} is not a JSON object")
+        return value
+
+    def _normalised(self, path: str, config: dict[str, Any]) -> bytes:
+        try:
+            return normalise_config(json.dumps(config).encode())
+        except RemoteProtocolError as exc:
+            raise self._wrong(f"{path} cannot be normalised: {exc}") from exc
+
+    def _read(self, path: str, at_most_bytes: int) -> bytes:
+        with (self._folder / path).open("rb") as file:
+            data = file.read(at_most_bytes + 1)
+        if len(data) > at_most_bytes:
+            raise self._wrong(f"{path} is larger than {at_most_bytes} bytes")
+        return data
+
+    # digests
+
+    def _add_bytes(self, path: str, data: bytes) -> None:
+        hasher = FileHasher()
+        hasher.update(data)
+        self._files.append(ManifestFile(path, len(data), hasher.root()))
+
+    def _add_weights(self, path: str) -> None:
+        if not (self._folder / path).is_file():
+            raise self._wrong(f"{path} is missing")
+        real = (self._folder / path).resolve()
+        with real.open("rb") as file:
+            status = os.fstat(file.fileno())
+            root = self._cache.get(real, status) if self._cache else None
+            if root is None:
+                self._check_safetensors(path, file, status.st_size)
+                hasher = FileHasher()
+                for block in _blocks(file):
+                    hasher.update(block)
+                root = hasher.root()
+                after = os.fstat(file.fileno())
+                if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+                    raise self._wrong(f"{path} changed while it was read; try again")
+                if self._cache:
+                    self._cache.put(real, status, root)
+        self._files.append(ManifestFile(path, status.st_size, root))
+
+    def _check_safetensors(self, path: str, file: BinaryIO, size: int) -> None:
+        """Refuses what is no safetensors file, or not all of it.  Leaves `file` at its start."""
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if not 2 <= header_bytes <= min(MAX_SAFETENSORS_HEADER_BYTES, size - 8):
+            raise self._wrong(f"{path} is no safetensors file, or an interrupted download")
+        try:
+            header = json.loads(file.read(header_bytes))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+            data_bytes = max(ends, default=0)
+            complete = 8 + header_bytes + data_bytes == size
+        except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as exc:
+            raise self._wrong(f"{path} is no safetensors file") from exc
+        if not complete:
+            raise self._wrong(
+                f"{path} has {size} bytes where its header tells of {8 + header_bytes + data_bytes}: "
+                "an interrupted download"
+            )
+        file.seek(0)
+
+
+def _weight_stem(part: str) -> str:
+    return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+
+
+def _prompt_tokens(pipeline: Pipeline, tokens: list[int | None]) -> int | None:
+    """The longest prompt that reaches the picture whole: through every CLIP encoder, or through the T5 one."""
+    known = [each for each in tokens if each is not None]
+    if not known:
+        return None
+    if pipeline.family in {"sd", "sdxl"}:
+        return min(known)
+    return min(max(known), pipeline.prompt_tokens)
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(_READ_BYTES):
+        yield block
