@@ -167,14 +167,14 @@ def _unused(path: Path) -> Path:
 
 def main() -> None:
     options = parse(sys.argv[1:])
-    import trio
-
-    from .interrupts import SIGNAL_EXIT_CODE, run_until_signal
-
     try:
+        import trio
+
+        from .interrupts import run_until_signal
+
         code = trio.run(run_until_signal, lambda: run(options))
-    except KeyboardInterrupt:  # a second one, after the clean-up
-        code = SIGNAL_EXIT_CODE + signal.SIGINT
+    except KeyboardInterrupt:  # before there was anything to clean up, or a second one afterwards
+        code = 128 + signal.SIGINT
     sys.exit(code)
 
 
