@@ -1,0 +1,266 @@
+"""The link stream of each connection: HELLO once, then pings whose pongs carry live state.  (README section 6.)"""
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from protocol.errors import RemoteProtocolError
+from protocol.policy.directory import Directory
+from protocol.policy.rtt import narrow, offset_interval
+from protocol.wire.frames import FrameReader, pack
+from protocol.wire.hello import (
+    BOOT_ID_BYTES,
+    MAX_LINK_MESSAGE_BYTES,
+    PROTOCOL,
+    VERSION,
+    Hello,
+    LiveState,
+    Ping,
+    Pong,
+    link_message_untrusted,
+)
+
+from .changed import Changed
+from .clock import now_us
+from .network import HostError
+
+BURST = 6  # pings in a row when a link opens: the minimum of several is the distance
+BURST_EVERY_S = 0.05
+ACTIVE_EVERY_S = 2.0  # live state must be 2-5 s fresh for those about to use it
+IDLE_EVERY_S = 15.0
+ACTIVE_FOR_US = 60_000_000  # after this peer last asked for a picture
+LOST_AFTER_S = 10.0  # a ping without an answer: frozen, or gone without a word
+EPOCH_BITS = 40
+HELLO_WITHIN_S = 5.0
+MAX_UNANSWERED = 64
+
+
+class Session:
+    """What both sides know of each other on this connection.
+
+    `epoch_us` is where our clock of this connection starts; `offset_us` is (lowest, highest) of the remote clock minus
+    our monotonic one.
+    """
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.epoch_us = secrets.randbits(EPOCH_BITS) - now_us()
+        self.hello: Hello | None = None
+        self.offset_us: tuple[int, int] | None = None
+
+    def clock_us(self, at_us: int | None = None) -> int:
+        """Our clock of this connection, at the monotonic reading `at_us` or now."""
+        return self.epoch_us + (now_us() if at_us is None else at_us)
+
+    def remote_now_us(self) -> int:
+        """The remote clock, at least."""
+        if self.offset_us is None:
+            raise RemoteProtocolError("the peer has not said hello")
+        return now_us() + self.offset_us[0]
+
+    def to_local_us(self, remote_us: int) -> int:
+        """A reading of the remote clock on ours: the middle of the interval, wrong by at most half a round trip."""
+        if self.offset_us is None:
+            raise RemoteProtocolError("the peer has not said hello")
+        return remote_us - sum(self.offset_us) // 2
+
+    def on_hello(self, hello: Hello, heard_us: int) -> None:
+        self.hello = hello
+        self.offset_us = (hello.sent_us - heard_us, hello.sent_us - heard_us + LOST_AFTER_S_US)
+
+    def on_exchange(self, sent_us: int, remote_heard_us: int, remote_sent_us: int, heard_us: int) -> None:
+        """Four timestamps: ours monotonic, theirs on their clock of this connection."""
+        interval = offset_interval(sent_us, remote_heard_us, remote_sent_us, heard_us)
+        self.offset_us = interval if self.offset_us is None else narrow(self.offset_us, interval)
+
+
+LOST_AFTER_S_US = int(LOST_AFTER_S * 1e6)
+
+
+class OwnSession(Session):
+    """This peer talking to itself: one clock."""
+
+    def __init__(self, peer: str, hello: Hello) -> None:
+        super().__init__(peer)
+        self.hello = hello
+        self.offset_us = (self.epoch_us, self.epoch_us)
+
+
+class Links:
+    """The sessions with all connected peers."""
+
+    def __init__(
+        self,
+        host: Any,
+        directory: Directory,
+        *,
+        network: str,
+        state: Callable[[], LiveState | None],
+        on_ready: Callable[[str], None],
+        agent: str,
+    ) -> None:
+        self.boot_id = secrets.token_bytes(BOOT_ID_BYTES)
+        self._host = host
+        self._directory = directory
+        self._network = network
+        self._state = state
+        self._on_ready = on_ready
+        self._agent = agent
+        self._sessions: dict[str, Session] = {}
+        self._changed = Changed()
+        self._active_until_us = 0
+        self._wake = Changed()
+        self.own = OwnSession(host.peer_id, self._hello(0))
+        host.set_handler(PROTOCOL, self._serve)
+
+    def session(self, peer: str) -> Session | None:
+        """The session with `peer`, once it has said hello."""
+        return self.own if peer == self._host.peer_id else self._sessions.get(peer)
+
+    async def wait_session(self, peer: str, within_s: float) -> Session:
+        """RemoteProtocolError if it does not say hello in time."""
+        with trio.move_on_after(within_s):
+            while True:
+                session = self.session(peer)
+                if session is not None:
+                    return session
+                await self._changed.wait()
+        raise RemoteProtocolError("the peer did not say hello")
+
+    def stay_active(self) -> None:
+        """This peer is about to ask for pictures: live state should be fresh for a while."""
+        was_idle = self._active_until_us < now_us()
+        self._active_until_us = now_us() + ACTIVE_FOR_US
+        if was_idle:
+            self._wake.notify()
+
+    def on_disconnected(self, peer: str) -> None:
+        self._sessions.pop(peer, None)
+
+    async def open(self, peer: str) -> None:
+        """Opens the link to a peer that just connected, if it is for us to do; runs until the link ends.
+
+        The peer whose id is smaller opens it, so that two that meet do not open two.
+        """
+        if self._host.peer_id > peer:
+            return
+        try:
+            stream = await self._host.open_stream(peer, PROTOCOL)
+        except HostError:
+            await self._host.disconnect(peer)
+            return
+        await self._serve(stream)
+
+    async def _serve(self, stream: Any) -> None:
+        session = Session(stream.peer)
+        try:
+            await _Link(stream, session, self).run()
+        except (HostError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the connection is gone: on_disconnected says so
+        finally:
+            with trio.CancelScope(shield=True):
+                if self._sessions.get(session.peer) is session:
+                    del self._sessions[session.peer]
+                    await self._host.disconnect(session.peer)  # without a link it is no use
+                await stream.reset()
+
+    def _hello(self, sent_us: int) -> Hello:
+        return Hello(
+            network=self._network, versions=(VERSION,), boot_id=self.boot_id, sent_us=sent_us, agent=self._agent
+        )
+
+    def _ready(self, session: Session) -> None:
+        self._sessions[session.peer] = session
+        self._changed.notify()
+        self._on_ready(session.peer)
+
+    @property
+    def _active(self) -> bool:
+        return now_us() < self._active_until_us
+
+
+class _Link:
+    """One link stream."""
+
+    def __init__(self, stream: Any, session: Session, links: Links) -> None:
+        self._stream = stream
+        self._session = session
+        self._links = links
+        self._unanswered: dict[int, int] = {}  # ping number -> when it was sent
+        self._number = 0
+        self._sending = trio.Lock()
+
+    async def run(self) -> None:
+        await self._send(self._links._hello(self._session.clock_us()).to_value())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear, nursery)
+
+    async def _hear(self, nursery: trio.Nursery) -> None:
+        reader = FrameReader(at_most_bytes=MAX_LINK_MESSAGE_BYTES)
+        with trio.CancelScope(deadline=trio.current_time() + HELLO_WITHIN_S) as hello_scope:
+            while True:
+                data = await self._stream.receive_some()
+                if not data:
+                    break
+                heard_us = now_us()
+                for value in reader.feed_untrusted(data):
+                    message = link_message_untrusted(value)
+                    if isinstance(message, Hello):
+                        self._on_hello(message, heard_us)
+                        hello_scope.deadline = float("inf")
+                        nursery.start_soon(self._ping)
+                    elif self._session.hello is None:
+                        raise RemoteProtocolError("a link begins with hello")
+                    elif isinstance(message, Ping):
+                        await self._answer(message, heard_us)
+                    else:
+                        self._on_pong(message, heard_us)
+        nursery.cancel_scope.cancel()
+
+    def _on_hello(self, hello: Hello, heard_us: int) -> None:
+        if self._session.hello is not None:
+            raise RemoteProtocolError("hello is said once")
+        if hello.network != self._links._network:
+            raise RemoteProtocolError("the peer belongs to another network")
+        if VERSION not in hello.versions:
+            raise RemoteProtocolError("the peer speaks no version of the protocol that we do")
+        self._session.on_hello(hello, heard_us)
+        self._links._ready(self._session)
+
+    async def _answer(self, ping: Ping, heard_us: int) -> None:
+        state = self._links._state() if ping.want_state else None
+        clock = self._session.clock_us
+        await self._send(Pong(ping.number, clock(heard_us), clock(), state).to_value())
+
+    def _on_pong(self, pong: Pong, heard_us: int) -> None:
+        sent_us = self._unanswered.pop(pong.number, None)
+        if sent_us is None:
+            raise RemoteProtocolError("a pong without a ping")
+        self._session.on_exchange(sent_us, pong.heard_us, pong.sent_us, heard_us)
+        directory, peer = self._links._directory, self._session.peer
+        directory.on_rtt(peer, heard_us - sent_us, heard_us)  # its word on how long it held the ping is not taken
+        if pong.state is not None:
+            directory.on_state(peer, pong.state, heard_us)
+
+    async def _ping(self) -> None:
+        while True:
+            now = now_us()
+            if any(now - sent_us > LOST_AFTER_S_US for sent_us in self._unanswered.values()):
+                with trio.CancelScope(shield=True):
+                    await self._links._host.disconnect(self._session.peer)
+                return
+            self._number += 1
+            self._unanswered[self._number] = now
+            first = self._number <= BURST
+            await self._send(Ping(self._number, self._session.clock_us(now), first or self._links._active).to_value())
+            if first:
+                await trio.sleep(BURST_EVERY_S)
+            else:
+                with trio.move_on_after(ACTIVE_EVERY_S if self._links._active else IDLE_EVERY_S):
+                    await self._links._wake.wait()
+
+    async def _send(self, value: Any) -> None:
+        async with self._sending:
+            await self._stream.send_all(pack(value))

@@ -1,0 +1,93 @@
+"""Carries one task conversation over a byte stream: all the I/O, none of the rules."""
+
+from collections import deque
+
+import trio
+
+from protocol.errors import RemoteProtocolError
+from protocol.wire.canonical import Value
+from protocol.wire.conversation import Conversation
+from protocol.wire.frames import FrameReader, pack
+from protocol.wire.task import (
+    MAX_TASK_MESSAGE_BYTES,
+    Accept,
+    Cancel,
+    Start,
+    TaskMessage,
+    task_message_untrusted,
+    to_value,
+)
+
+from .clock import now_us
+from .network import StreamLost
+
+READ_BYTES = 65_524
+
+
+class PeerLost(Exception):
+    """The peer went quiet past its deadline, or hung up.  It is not known what it did with the last thing we sent."""
+
+
+class TaskStream:
+    """One side of a conversation; any number of tasks may send, one receives."""
+
+    def __init__(self, stream: trio.abc.Stream, conversation: Conversation) -> None:
+        self._stream = stream
+        self.conversation = conversation
+        self._reader = FrameReader(at_most_bytes=MAX_TASK_MESSAGE_BYTES)
+        self._unread: deque[Value] = deque()
+        self._sending = trio.Lock()
+
+    async def send(self, message: TaskMessage) -> None:
+        """LocalProtocolError if it may not be said now; PeerLost if the stream is gone."""
+        async with self._sending:
+            self.conversation.sent(message.KIND, now_us=now_us())
+            try:
+                await self._stream.send_all(pack(to_value(message)))
+            except (trio.BrokenResourceError, trio.ClosedResourceError, StreamLost) as exc:
+                raise PeerLost("the connection was lost") from exc
+
+    async def receive(self) -> TaskMessage:
+        """The peer's next message, if the conversation allows it; PeerLost or RemoteProtocolError."""
+        while not self._unread:
+            data = await self._read()
+            if not data:
+                self._reader.close()
+                raise PeerLost("the peer hung up")
+            self._unread.extend(self._reader.feed_untrusted(data))
+        message = task_message_untrusted(self._unread.popleft())
+        heard_us = now_us()
+        self.conversation.received(message.KIND, now_us=heard_us)
+        if isinstance(message, Accept):
+            self.conversation.expect_start_within(message.wait_us + message.load_us, now_us=heard_us)
+        elif isinstance(message, Start):
+            self.conversation.expect_steps_of(message.step_us)
+        return message
+
+    async def _read(self) -> bytes:
+        deadline = self.conversation.deadline
+        within_s = float("inf") if deadline is None else max(0, deadline.at_us - now_us()) / 1e6
+        with trio.move_on_after(within_s) as scope:
+            try:
+                return bytes(await self._stream.receive_some(READ_BYTES))
+            except (trio.BrokenResourceError, trio.ClosedResourceError, StreamLost) as exc:
+                raise PeerLost("the connection was lost") from exc
+        assert scope.cancelled_caught and deadline is not None
+        raise PeerLost(f"nothing was heard in time while waiting for {deadline.waiting_for}")
+
+    async def cancel(self, sent_us: int) -> bool:
+        """Asks the provider to stop, if that still means anything."""
+        if not self.conversation.may_send(Cancel.KIND):
+            return False
+        await self.send(Cancel(sent_us))
+        return True
+
+    async def aclose(self) -> None:
+        with trio.move_on_after(1, shield=True):
+            await trio.aclose_forcefully(self._stream) if self.conversation.over else await self._stream.aclose()
+
+
+def expect(message: TaskMessage, *kinds: type) -> None:
+    """RemoteProtocolError unless the message is of one of these kinds."""
+    if not isinstance(message, kinds):
+        raise RemoteProtocolError(f"{message.KIND} was not due")
