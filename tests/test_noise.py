@@ -40,7 +40,7 @@ def test_the_table_is_odd_and_rises():
 
 def test_the_sum_of_two_entries_has_variance_one_and_is_exact_in_fp32():
     variance = 2 * sum(entry**2 for entry in table()) / TABLE_SIZE / 4**SCALE_BITS
-    assert variance == pytest.approx(1, abs=1e-9)
+    assert variance == pytest.approx(1, abs=1e-7)
     assert 2 * max(table()) < 1 << 24
 
 
@@ -81,5 +81,5 @@ def test_many_numbers_are_gaussian():
     ("seed", "count", "purpose"), [(-1, 1, "a"), (1 << 32, 1, "a"), (0, -1, "a"), (0, 1, ""), (0, 1, "\0")]
 )
 def test_what_is_outside_its_range_is_refused(seed, count, purpose):
-    with pytest.raises(ValueError, match="a seed|a count|a purpose"):
+    with pytest.raises(ValueError, match=r"a seed|a count|a purpose"):
         normals(seed, count, purpose)

@@ -1,12 +1,12 @@
-"""`noise/1`: from a seed to Gaussian numbers, bit-equal on every device.  (README section 12.)
+"""`noise/1`: from a seed to Gaussian numbers, bit-equal on every device.  (README, "noise/1".)
 
-Block j (j = 0, 1, ...) of a stream is SHA-256(TAG + purpose + 0x00 + seed as u32 + j as u64), all big-endian: eight
-words w of 32 bits, one number each:
+Block j (j = 0, 1, ...) of a stream is SHA-256(TAG + purpose + 0x00 + seed as u32 + j as u64), integers
+big-endian: eight big-endian words w of 32 bits, one number each:
 
     a = w & 0xfff    b = (w >> 12) & 0xfff    number = (TABLE[a] + TABLE[b]) / 2^20
 
-TABLE[i] = round(2^20 * c * z_i / sqrt(2)), where z_i is the standard normal quantile of (i + 1/2) / 4096 and c brings the
-variance of the 4,096 values c * z_i to exactly 1.  A sum stays below 2^24, so that the division is exact in fp32.
+TABLE[i] = round(2^20 * c * z_i / sqrt(2)), where z_i is the standard normal quantile of (i + 1/2) / 4096 and c
+brings the variance of the 4,096 values c * z_i to 1.  A sum stays below 2^24: the division is exact in fp32.
 """
 
 import functools
@@ -57,12 +57,12 @@ def normals(seed: int, count: int, purpose: str = "initial") -> bytes:
 
 @functools.cache
 def table() -> tuple[int, ...]:
-    """TABLE: 4,096 integers, TABLE[4095 - i] == -TABLE[i].  Integer and decimal arithmetic only decide its entries."""
+    """TABLE: 4,096 integers, TABLE[4095 - i] == -TABLE[i].  Integer and decimal arithmetic decide its entries."""
     with localcontext(Context(prec=_DIGITS, rounding=ROUND_HALF_EVEN)):
         upper = [
             _quantile(2 * i + 1 + TABLE_SIZE) for i in range(TABLE_SIZE // 2)
         ]  # of (i + 1/2 + 2048) / 4096
-        mean_square = sum(z * z for z in upper) / len(upper)
+        mean_square = sum((z * z for z in upper), Decimal(0)) / len(upper)
         scale = (1 << SCALE_BITS) / (2 * mean_square).sqrt()
         half = [int((z * scale).to_integral_value()) for z in upper]
     return (*(-entry for entry in reversed(half)), *half)
