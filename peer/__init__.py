@@ -1,0 +1,3 @@
+"""The Nearlight peer: the shell around protocol/."""
+
+__version__ = "0.1.0"

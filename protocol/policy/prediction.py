@@ -295,3 +295,16 @@ def _ratio(first: int, second: int) -> int:
 
 def _mean(old: int | None, new: int) -> int:
     return new if old is None else old + (new - old) // LEARNING_SHARE
+
+
+def predict_own(learned: Learned | None, statement: Statement, *, resident: bool) -> tuple[int, int, int]:
+    """(load_us, step_us, fixed_us) that a provider expects of a task on its own renderer."""
+    load_us = 0
+    if not resident:
+        load_us = (learned.load_us.get(statement.model) if learned else None) or UNKNOWN_LOAD_US
+    found = learned.nearest(statement.model, statement.precision, statement.pixels) if learned else None
+    if found is None:
+        slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
+        return load_us, max(1, slowest_us * statement.pixels // 1_000_000), UNKNOWN_FIXED_US
+    pixels, step_us, fixed_us = found
+    return load_us, max(1, step_us * statement.pixels // pixels), fixed_us * statement.pixels // pixels

@@ -1,0 +1,333 @@
+"""One running peer: opens the nursery and wires every part by hand."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from protocol.policy.directory import Directory
+from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
+from protocol.wire.identity import peer_id_of, public_key_of
+from protocol.wire.statement import KINDS, MAX_PROMPT_BYTES
+from protocol.wire.task import PROTOCOL as TASK_PROTOCOL
+
+from . import __version__
+from .clock import now_us, wall_us
+from .config import PeerConfig
+from .errors import LOCAL_SETUP, UserError
+from .gossip import Gossip
+from .host import Host, open_host
+from .journal import FILE as JOURNAL_FILE
+from .journal import Journal
+from .link import Links
+from .network import CannotListen, HostConfig, HostError
+from .provider import Provider, Task
+from .renderer.client import Renderer
+from .renderer.devices import detect
+from .requester import Attempt, Requester
+from .store.digests import DigestCache
+from .store.identity import next_boot_epoch
+from .store.ledger import DifferentReceipt, Ledger, ReceiptRecord
+from .store.models import LocalModel, ModelError, reference_model_folder, scan_folder
+
+ADVERT_LIFETIME_S = 180  # three missed adverts
+LIMITS = Limits(pixels=2048 * 2048, steps=200, prompt_bytes=MAX_PROMPT_BYTES, queue=16)
+JOIN_EVERY_S = 5.0
+MAX_ADVERTISED_SPEEDS = 4
+
+
+@dataclass
+class Node:
+    """The parts of a running peer."""
+
+    config: PeerConfig
+    host: Host
+    directory: Directory
+    links: Links
+    gossip: Gossip
+    provider: Provider
+    requester: Requester
+    renderer: Renderer
+    ledger: Ledger
+    journal: Journal
+    models: dict[bytes, LocalModel]
+    devices: tuple[Device, ...]
+    nursery: trio.Nursery
+    started_us: int
+
+    @property
+    def peer(self) -> str:
+        return self.host.peer_id
+
+    def name_of(self, peer: str) -> str:
+        """What a person reads: the peer's own name for itself, and the end of its id."""
+        if peer == self.peer:
+            return "this peer"
+        signed = self.directory.signed_advert(peer)
+        return f"{signed.advert.name or 'peer'} ({peer[-6:]})" if signed else peer[-6:]
+
+
+@asynccontextmanager
+async def open_node(
+    config: PeerConfig, private_key: bytes, on_event: Callable[[str, dict[str, Any]], None]
+) -> AsyncIterator[Node]:
+    """A peer that listens, gossips and, if the configuration says so, provides; UserError if it cannot."""
+    own_peer = peer_id_of(public_key_of(private_key))
+    models = await trio.to_thread.run_sync(_scan, config)
+    devices = await trio.to_thread.run_sync(detect)
+    ledger = await trio.to_thread.run_sync(Ledger, config.home / "ledger.sqlite3")
+    journal = Journal(config.home / JOURNAL_FILE)
+    boot_epoch = next_boot_epoch(config.home)
+    directory = Directory(own_peer)
+    device = _chosen(config.device, devices)
+    renderer = Renderer(device)
+    sequence = 0
+    known_with_rtt: set[str] = set()
+
+    def journal_write(event: str, **fields: Any) -> None:
+        journal.write(event, **fields)
+
+    def advert() -> Advert:
+        nonlocal sequence
+        sequence += 1
+        provides = config.provide and bool(models)
+        return Advert(
+            name=config.name,
+            boot_epoch=boot_epoch,
+            sequence=sequence,
+            issued_us=wall_us(),
+            lifetime_s=ADVERT_LIFETIME_S,
+            addresses=host.addresses[:8],
+            kinds=tuple(KINDS) if provides or not config.join else (),
+            devices=_used(devices, device),
+            models=tuple(_offered(model, directory, renderer, own_peer) for model in models.values()),
+            limits=LIMITS,
+        )
+
+    def on_connected(peer: str) -> None:
+        directory.on_connected(peer)
+        nursery.start_soon(links.open, peer)
+
+    def on_disconnected(peer: str) -> None:
+        directory.on_disconnected(peer)
+        links.on_disconnected(peer)
+        journal_write("left", peer=peer)
+        on_event("left", {"peer": peer, "name": node.name_of(peer)})
+
+    def on_link_ready(peer: str) -> None:
+        nursery.start_soon(gossip.sync, peer)
+        on_event("connected", {"peer": peer, "name": node.name_of(peer)})
+
+    def on_fresh(signed: SignedAdvert, note: str | None) -> None:
+        if note:
+            journal_write("clock", peer=signed.peer, note=note)
+
+    def on_handler_error(peer: str, protocol: str, error: BaseException) -> None:
+        journal_write("peer_error", peer=peer, protocol=protocol, error=type(error).__name__, what=str(error)[:200])
+
+    async def watch_directory() -> None:
+        """Journals each peer once it is fully known: its advert, and a round trip to it."""
+        while True:
+            for candidate in directory.candidates(now_us(), own=False):
+                if candidate.rtt is not None and candidate.peer not in known_with_rtt:
+                    known_with_rtt.add(candidate.peer)
+                    journal_write(
+                        "peer_known",
+                        peer=candidate.peer,
+                        name=candidate.advert.name,
+                        rtt_us=candidate.rtt.min_us,
+                        known=len(known_with_rtt),
+                    )
+            await trio.sleep(0.1)
+
+    async def join() -> None:
+        """Keeps trying the bootstrap peers while nobody is connected."""
+        while True:
+            if not host.connected():
+                for address in config.join:
+                    try:
+                        await host.dial(address)
+                    except HostError as exc:
+                        journal_write("join_failed", address=address, why=str(exc))
+            await trio.sleep(JOIN_EVERY_S if host.connected() else JOIN_EVERY_S / 5)
+
+    async def keep_provided(task: Task, envelope: bytes) -> None:
+        record = ReceiptRecord(task.attempt, "provider", task.requester, wall_us(), envelope)
+        await trio.to_thread.run_sync(ledger.put_receipt, record)
+
+    async def keep_settled(attempt: bytes, envelope: bytes) -> None:
+        record = await trio.to_thread.run_sync(ledger.get_receipt, attempt, "provider")
+        if record is not None:
+            settled = ReceiptRecord(
+                attempt, "provider", record.peer, record.received_us, record.envelope, settled=envelope
+            )
+            await trio.to_thread.run_sync(ledger.put_receipt, settled)
+
+    async def keep_received(attempt: Attempt, settled: bytes, job: str) -> None:
+        assert attempt.receipt is not None and attempt.offer is not None
+        record = ReceiptRecord(
+            attempt.id,
+            "requester",
+            attempt.choice.peer,
+            wall_us(),
+            attempt.receipt.envelope.to_bytes(),
+            job=job,
+            offer=attempt.offer.envelope.to_bytes(),
+            settled=settled,
+        )
+        try:
+            await trio.to_thread.run_sync(ledger.put_receipt, record)
+        except DifferentReceipt as exc:
+            journal_write("different_receipt", peer=attempt.choice.peer, attempt=attempt.id.hex(), what=str(exc))
+
+    async def own_stream() -> Any:
+        """A task stream to this very peer: memory instead of network, the same conversation."""
+        near, far = trio.testing.memory_stream_pair()
+        nursery.start_soon(_serve_own, provider, far, own_peer)
+        return near
+
+    async def serve_task(stream: Any) -> None:
+        await provider.serve(stream, stream.peer)
+
+    try:
+        async with (
+            _closing(ledger, journal),
+            open_host(
+                private_key,
+                HostConfig(listen=config.listen, psk=config.psk),
+                on_peer_connected=on_connected,
+                on_peer_disconnected=on_disconnected,
+                on_handler_error=on_handler_error,
+            ) as host,
+            trio.open_nursery() as nursery,
+        ):
+            links = Links(
+                host,
+                directory,
+                network=config.network,
+                state=lambda: provider.live_state() if config.provide else None,
+                on_ready=on_link_ready,
+                agent=f"nearlight/{__version__}",
+            )
+            gossip = Gossip(
+                host,
+                directory,
+                network=config.network,
+                private_key=private_key,
+                advert=advert,
+                on_fresh=on_fresh,
+            )
+            provider = Provider(
+                private_key=private_key,
+                network=config.network,
+                links=links,
+                renderer=renderer,
+                models=models,
+                limits=LIMITS,
+                allow=frozenset(config.allow),
+                providing=config.provide,
+                precisions=frozenset(dtype for each in _used(devices, device) for dtype in each.dtypes),
+                speeds=directory.speeds,
+                on_capabilities=gossip.renew,
+                on_receipt=keep_provided,
+                on_settled=keep_settled,
+                journal=journal_write,
+            )
+            requester = Requester(
+                host,
+                links,
+                directory,
+                private_key=private_key,
+                network=config.network,
+                own_stream=own_stream,
+                keep=keep_received,
+                name_of=lambda peer: node.name_of(peer),
+                journal=journal_write,
+            )
+            node = Node(
+                config, host, directory, links, gossip, provider, requester, renderer, ledger, journal, models,
+                devices, nursery, now_us(),
+            )  # fmt: skip
+            host.set_handler(TASK_PROTOCOL, serve_task)
+            journal_write("started", peer=own_peer, name=config.name, boot_epoch=boot_epoch)
+            journal_write("listening", addresses=list(host.addresses))
+            await nursery.start(renderer.run)
+            await nursery.start(gossip.run)
+            await nursery.start(provider.run)
+            nursery.start_soon(watch_directory)
+            nursery.start_soon(join)
+            on_event("listening", {"addresses": list(host.addresses), "join": list(host.addresses)})
+            yield node
+            journal_write("stopped")
+            nursery.cancel_scope.cancel()
+    except* CannotListen as group:
+        raise UserError(f"{group.exceptions[0]}", LOCAL_SETUP) from None
+
+
+async def _serve_own(provider: Provider, stream: Any, own_peer: str) -> None:
+    """This peer's own task: what goes wrong is told to the requester by the stream's end."""
+    try:
+        await provider.serve(stream, own_peer)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
+async def _closing(ledger: Ledger, journal: Journal) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        ledger.close()
+        journal.close()
+
+
+def _scan(config: PeerConfig) -> dict[bytes, LocalModel]:
+    """The models this peer can render with: those it was given, else the one that ships with it."""
+    folders: tuple[Path, ...] = config.models or (reference_model_folder(),)
+    cache = DigestCache(config.home / "models.json")
+    found = {}
+    for folder in folders:
+        try:
+            model = scan_folder(folder, cache)
+        except ModelError as exc:
+            raise UserError(str(exc), LOCAL_SETUP) from exc
+        found[model.id] = model
+    return found
+
+
+def _chosen(wanted: str, devices: tuple[Device, ...]) -> str:
+    kinds = {device.kind for device in devices}
+    if wanted == "auto":
+        return "cuda:0" if "cuda" in kinds else "cpu"
+    kind = wanted.partition(":")[0]
+    if kind not in kinds:
+        raise UserError(f"There is no {kind} device here; there is {', '.join(sorted(kinds))}.", LOCAL_SETUP)
+    return "cuda:0" if wanted == "cuda" else wanted
+
+
+def _used(devices: tuple[Device, ...], chosen: str) -> tuple[Device, ...]:
+    return tuple(device for device in devices if device.kind == chosen.partition(":")[0])
+
+
+def _offered(model: LocalModel, directory: Directory, renderer: Renderer, own_peer: str) -> OfferedModel:
+    learned = directory.speeds.of(own_peer)
+    speeds = []
+    if learned is not None:
+        for (of, precision, _), speed in learned.speeds.items():
+            if of == model.id:
+                side = max(8, int(speed.pixels**0.5))
+                speeds.append(Speed(side, speed.pixels // side, precision, speed.step_us, speed.fixed_us))
+    return OfferedModel(
+        id=model.id,
+        name=model.name,
+        family=model.family,
+        state="resident" if model.id in renderer.resident else "disk",
+        native=model.native,
+        load_us=learned.load_us.get(model.id) if learned else None,
+        speeds=tuple(speeds[-MAX_ADVERTISED_SPEEDS:]),
+    )
+
+

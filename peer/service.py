@@ -1,0 +1,436 @@
+"""What the command can ask of a running peer: one schema, whether it comes over the control socket or from within.
+
+Requests and events are [kind, map] of canonical values.  Kinds: status, swarm, render, jobs, cancel, why.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from protocol.errors import MalformedMessage
+from protocol.policy.prediction import Candidate
+from protocol.policy.selection import Plan
+from protocol.policy.timeline import Timeline
+from protocol.wire.advert import OfferedModel
+from protocol.wire.canonical import Value
+from protocol.wire.fields import Fields
+from protocol.wire.statement import SALT_BYTES, Statement
+from protocol.wire.task import Progress
+
+from . import __version__
+from .clock import now_us, wall_us
+from .errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
+from .node import Node
+from .requester import Attempt, Events, JobFailed, Picture
+from .store.ledger import AmbiguousJob, JobRecord
+from .store.models import ModelError, reference_model_folder, scan_folder
+
+Emit = Callable[[str, dict[str, Value]], None]
+
+FIND_PEERS_WITHIN_S = 10.0  # a node that just started waits so long for a peer that can do it
+AT_ONCE = 8  # pictures of one job under way
+MAX_COUNT = 1000
+DEFAULTS = {  # steps, guidance x 10^-6, sampler: what the authors of each family recommend
+    "sd": (20, 7_500_000, "ddim"),
+    "sdxl": (30, 5_000_000, "euler"),
+    "sd3": (28, 7_000_000, "flow_euler"),
+    "flux": (28, 3_500_000, "flow_euler"),
+}
+REFERENCE_DEFAULTS = (12, 3_500_000, "ddim")  # peer/reference_model/README.md
+
+
+@dataclass
+class _Running:
+    """A job of this peer while it is under way."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Service:
+    """Answers requests about one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._running: dict[str, _Running] = {}
+        self._reference = next(
+            (model.id for model in node.models.values() if model.folder == reference_model_folder()), None
+        )
+
+    async def handle(self, kind: str, body: dict[str, Value], emit: Emit) -> None:
+        """Emits the events of one request; UserError if it cannot be done."""
+        fields = Fields(body, kind)
+        match kind:
+            case "status":
+                emit("status", self._status())
+            case "swarm":
+                emit("swarm", {"peers": self._swarm()})
+            case "render":
+                await self._render(fields, emit)
+            case "jobs":
+                emit("jobs", {"jobs": await self._jobs(fields.integer("limit", 1, 1000))})
+            case "cancel":
+                emit("cancelled", {"job": self._cancel(fields.text("job", at_most_bytes=64))})
+            case "why":
+                emit("why", {"report": await self._why(fields)})
+            case _:
+                raise UserError(f"There is no request {kind!r}.", WRONG_USAGE)
+
+    # what is
+
+    def _status(self) -> dict[str, Value]:
+        node = self._node
+        return {
+            "peer": node.peer,
+            "name": node.config.name,
+            "addresses": list(node.host.addresses),
+            "providing": node.config.provide,
+            "models": [
+                {
+                    "id": model.id.hex(),
+                    "name": model.name,
+                    "family": model.family,
+                    "state": "resident" if model.id in node.renderer.resident else "disk",
+                }
+                for model in node.models.values()
+            ],
+            "devices": [device.to_value() for device in node.devices],
+            "peers_known": node.directory.statistics()["peers"],
+            "peers_connected": len(node.host.connected()),
+            "version": __version__,
+            "uptime_us": now_us() - node.started_us,
+            "clock_notes": list(node.directory.notes()),
+        }
+
+    def _swarm(self) -> list[Value]:
+        candidates = sorted(self._node.directory.candidates(now_us()), key=lambda each: (not each.own, each.rtt_us))
+        return [self._row(candidate) for candidate in candidates]
+
+    def _row(self, candidate: Candidate) -> Value:
+        advert = candidate.advert
+        provides = bool(advert.kinds)
+        steps = [speed.step_us for model in advert.models for speed in model.speeds]
+        if candidate.speeds:
+            steps = [speed.step_us for speed in candidate.speeds.speeds.values()] or steps
+        device = advert.devices[0] if advert.devices else None
+        state = self._node.provider.live_state() if candidate.own else candidate.state
+        return {
+            "peer": candidate.peer,
+            "name": advert.name,
+            "self": candidate.own,
+            "provides": self._node.config.provide if candidate.own else provides,
+            "device": f"{device.name}{f' x{device.count}' if device.count > 1 else ''}" if device else "unknown",
+            "models": [model.name for model in advert.models] if provides else [],
+            "model_ids": [model.id.hex() for model in advert.models] if provides else [],
+            "rtt_us": 0 if candidate.own else candidate.rtt.min_us if candidate.rtt else None,
+            "jitter_us": candidate.rtt.jitter_us if candidate.rtt else None,
+            "wait_us": state.wait_us if state else None,
+            "step_us": min(steps) if steps else None,
+            "connected": candidate.connected,
+            "note": candidate.notes[0] if candidate.notes else None,
+        }
+
+    # pictures
+
+    async def _render(self, fields: Fields, emit: Emit) -> None:
+        asked_us = now_us()
+        try:
+            count = fields.integer("count", 1, MAX_COUNT)
+            remote = fields.flag("remote")
+            statement = await self._statement(fields, remote)
+        except MalformedMessage as exc:
+            raise UserError(f"{exc}.", WRONG_USAGE) from exc
+        job = secrets.token_hex(8)
+        statements = [_of_batch(statement, index) for index in range(count)]
+        emit("job", {"job": job, "seeds": [each.seed for each in statements]})
+        running = self._running[job] = _Running()
+        request = _request(statements[0], count, remote)
+        record = JobRecord(job, wall_us(), "running", request)
+        ledger = self._node.ledger
+        await trio.to_thread.run_sync(ledger.put_job, record)
+        outcomes: list[Picture | str] = []
+
+        async def one(index: int, limit: trio.CapacityLimiter) -> None:
+            async with limit:
+                outcome = await self._one(job, index, statements[index], remote, emit, asked_us if not index else now_us())
+                outcomes.append(outcome)
+
+        try:
+            with running.scope:
+                async with trio.open_nursery() as nursery:
+                    limit = trio.CapacityLimiter(AT_ONCE)
+                    for index in range(count):
+                        nursery.start_soon(one, index, limit)
+        finally:
+            del self._running[job]
+            done = [outcome for outcome in outcomes if isinstance(outcome, Picture)]
+            failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
+            state = "done" if len(done) == count else "failed" if len(done) + len(failed) == count else "cancelled"
+            why = self._report(job, done[-1]) if done else {"job": job, "sentences": failed[-1:]}
+            record = JobRecord(
+                job,
+                record.created_us,
+                state,
+                request | {"provider": done[-1].provider if done else None},
+                outcome=failed[-1] if failed else None,
+                timeline=tuple(dict(entry) for entry in done[-1].timeline.entries()) if done else (),
+                candidates=tuple(_candidates(done[-1].plan, self._node)) if done else (),
+                why=why,
+            )
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(ledger.put_job, record)
+        if running.scope.cancelled_caught:
+            raise UserError(f"The job {job} was cancelled.", 130)
+        emit("finished", {"job": job, "done": len(done), "failed": len(failed)})
+        if failed and not done:
+            raise UserError(failed[-1], NOBODY if "obody" in failed[-1] or "No other peer" in failed[-1] else JOB_FAILED)
+
+    async def _one(
+        self, job: str, index: int, statement: Statement, remote: bool, emit: Emit, asked_us: int
+    ) -> Picture | str:
+        node = self._node
+
+        def planned(plan: Plan) -> None:
+            exclusions = [{"peer": peer, "sentence": sentence} for peer, sentence in plan.exclusions]
+            emit("plan", {"picture": index, "candidates": _candidates(plan, node), "exclusions": exclusions})
+
+        def attempted(attempt: Attempt) -> None:
+            peer = attempt.choice.peer
+            emit(
+                "attempt",
+                {
+                    "picture": index,
+                    "attempt": attempt.id.hex(),
+                    "peer": peer,
+                    "name": node.name_of(peer),
+                    "number": attempt.number,
+                    "predicted_us": attempt.choice.predicted_us,
+                },
+            )
+
+        def progressed(_: int, progress: Progress) -> None:
+            emit(
+                "progress",
+                {
+                    "picture": index,
+                    "step": progress.step,
+                    "steps": statement.steps,
+                    "preview": progress.preview.to_value() if progress.preview else None,
+                    "elapsed_us": now_us() - asked_us,
+                },
+            )
+
+        events = Events(
+            planned=planned,
+            attempted=attempted,
+            told=lambda sentence: emit("told", {"picture": index, "sentence": sentence}),
+            progressed=progressed,
+        )
+        try:
+            picture = await node.requester.render(statement, job, remote=remote, events=events, asked_us=asked_us)
+        except JobFailed as exc:
+            emit("failed", {"picture": index, "sentence": str(exc)})
+            return str(exc)
+        summary = json.dumps(self._summary(job, picture))
+        emit("picture", {"picture": index, "seed": statement.seed, "file": picture.file, "summary": summary})
+        return picture
+
+    def _summary(self, job: str, picture: Picture) -> dict[str, Any]:
+        timeline = picture.timeline
+        return {
+            "job": job,
+            "image": None,
+            "sha256": hashlib.sha256(picture.file).hexdigest(),
+            "width": picture.statement.width,
+            "height": picture.statement.height,
+            "seed": picture.statement.seed,
+            "requester": self._node.peer,
+            "provider": picture.provider,
+            "provider_name": self._node.name_of(picture.provider),
+            "peers_known": self._node.directory.statistics()["peers"],
+            "checked": list(picture.checked),
+            "wall_us": timeline.wall_us,
+            "unaccounted_us": timeline.unaccounted_us,
+            "timeline": timeline.entries(),
+            "candidates": _candidates(picture.plan, self._node),
+            "attempts": [_attempt(attempt, self._node) for attempt in picture.attempts],
+            "model": picture.statement.model.hex(),
+            "prompt_included": False,
+        }
+
+    async def _statement(self, fields: Fields, remote: bool) -> Statement:
+        wanted = fields.maybe("model", lambda key: fields.text(key, at_most_bytes=4096))
+        model = await self._model(wanted, remote)
+        family = (12, 3_500_000, "ddim") if model.id == self._reference else DEFAULTS[model.family]
+
+        def number(key: str, low: int, high: int, otherwise: int) -> int:
+            value = fields.maybe(key, lambda key: fields.integer(key, low, high))
+            return otherwise if value is None else value
+
+        sampler = fields.maybe("sampler", lambda key: fields.text(key, at_most_bytes=32))
+        seed = fields.maybe("seed", lambda key: fields.integer(key, 0, 2**32 - 1))
+        statement = Statement(
+            model=model.id,
+            prompt=fields.text("prompt", at_most_bytes=1 << 20, allow="\n"),
+            negative=fields.text("negative", at_most_bytes=1 << 20, allow="\n"),
+            width=number("width", 1, 1 << 20, model.native[0]),
+            height=number("height", 1, 1 << 20, model.native[1]),
+            steps=number("steps", 1, 1 << 20, family[0]),
+            guidance_millionths=number("guidance_millionths", 0, 1 << 40, family[1]),
+            sampler=sampler or family[2],
+            seed=secrets.randbits(32) if seed is None else seed,
+            salt=secrets.token_bytes(SALT_BYTES),
+            precision="fp32",
+        )
+        return Statement.from_untrusted(statement.to_bytes())  # the bounds, said in one place
+
+    async def _model(self, wanted: str | None, remote: bool) -> OfferedModel:
+        """The model a person means by a name, the beginning of an id, or a folder; waits a little for the swarm."""
+        own = [_as_offered(model) for model in self._node.models.values()]
+        if wanted is None:
+            return own[0]
+        if Path(wanted).is_dir():
+            try:
+                return _as_offered(await trio.to_thread.run_sync(partial(scan_folder, Path(wanted).resolve())))
+            except ModelError as exc:
+                raise UserError(str(exc), WRONG_USAGE) from exc
+        known = {model.id: model for model in own}
+        for candidate in self._node.directory.candidates(now_us(), own=False):
+            known.update({model.id: model for model in candidate.advert.models})
+        named = {model.id: model for model in known.values() if model.name == wanted}
+        meant = named or {id: model for id, model in known.items() if id.hex().startswith(wanted.lower())}
+        if len(meant) == 1:
+            return next(iter(meant.values()))
+        names = ", ".join(sorted({f"{model.name} ({model.id.hex()[:8]})" for model in (meant or known).values()}))
+        if meant:
+            raise UserError(f"Several models are called {wanted!r}: {names}. Say which by its id.", WRONG_USAGE)
+        raise UserError(f"No model {wanted!r} is known here; there are: {names}.", NOBODY)
+
+    # jobs
+
+    async def _jobs(self, limit: int) -> list[Value]:
+        records = await trio.to_thread.run_sync(self._node.ledger.list_jobs, limit)
+        return [
+            {
+                "job": record.job,
+                "created_us": record.created_us,
+                "state": "running" if record.job in self._running else _settled_state(record.state),
+                "model": record.request.get("model"),
+                "provider": record.request.get("provider"),
+                "wall_us": record.why.get("wall_us") if isinstance(record.why, dict) else None,
+                "pictures": record.request.get("count", 1),
+                "sentence": record.outcome,
+            }
+            for record in records
+        ]
+
+    def _cancel(self, prefix: str) -> str:
+        meant = [job for job in self._running if job.startswith(prefix)]
+        if len(meant) != 1:
+            what = "Several jobs begin" if meant else "No running job begins"
+            raise UserError(f"{what} with {prefix!r}.", WRONG_USAGE)
+        self._running[meant[0]].scope.cancel()
+        return meant[0]
+
+    async def _why(self, fields: Fields) -> str:
+        prefix = fields.maybe("job", lambda key: fields.text(key, at_most_bytes=64))
+        ledger = self._node.ledger
+        if prefix is None:
+            records = await trio.to_thread.run_sync(ledger.list_jobs, 1)
+            record = records[0] if records else None
+        else:
+            try:
+                record = await trio.to_thread.run_sync(ledger.find_job, prefix)
+            except AmbiguousJob as exc:
+                raise UserError(str(exc), WRONG_USAGE) from exc
+        if record is None:
+            raise UserError("There is no such job: `peer jobs` lists them.", WRONG_USAGE)
+        report = record.why if isinstance(record.why, dict) else {"job": record.job, "sentences": []}
+        return json.dumps(report | {"state": record.state, "asked": record.request})
+
+    def _report(self, job: str, picture: Picture) -> dict[str, Any]:
+        timeline, plan = picture.timeline, picture.plan
+        avoidable = timeline.largest_avoidable()
+        chosen = plan.ranked[0]
+        return {
+            "job": job,
+            "candidates": _candidates(plan, self._node),
+            "chosen": chosen.peer,
+            "provider": picture.provider,
+            "exclusions": [{"peer": peer, "sentence": sentence} for peer, sentence in plan.exclusions],
+            "timeline": timeline.entries(),
+            "attempts": [_attempt(attempt, self._node) for attempt in picture.attempts],
+            "wall_us": timeline.wall_us,
+            "unaccounted_us": timeline.unaccounted_us,
+            "avoidable": {"span": avoidable.span, "us": avoidable.us, "sentence": avoidable.sentence} if avoidable else None,
+            "sentences": [plan.why(), *_compared(timeline, plan)],
+        }
+
+
+def _compared(timeline: Timeline, plan: Plan) -> list[str]:
+    predicted = plan.ranked[0].predicted_us
+    return [f"Predicted {predicted / 1e3:.0f} ms; it took {timeline.wall_us / 1e3:.0f} ms."]
+
+
+def _of_batch(statement: Statement, index: int) -> Statement:
+    """Picture `index` of a batch: the seed moves on, and the salt is new, so that no two have one hash."""
+    if not index:
+        return statement
+    values = {name: getattr(statement, name) for name in statement.__dataclass_fields__}
+    values["seed"] = (statement.seed + index) % 2**32
+    values["salt"] = secrets.token_bytes(SALT_BYTES)
+    return Statement(**values)
+
+
+def _request(statement: Statement, count: int, remote: bool) -> dict[str, Any]:
+    return {
+        "model": statement.model.hex(),
+        "width": statement.width,
+        "height": statement.height,
+        "steps": statement.steps,
+        "guidance_millionths": statement.guidance_millionths,
+        "sampler": statement.sampler,
+        "seed": statement.seed,
+        "count": count,
+        "remote": remote,
+    }
+
+
+def _candidates(plan: Plan, node: Node) -> list[Any]:
+    return [
+        {
+            "peer": choice.peer,
+            "name": node.name_of(choice.peer),
+            "rtt_us": choice.rtt_us,
+            "predicted_us": choice.predicted_us,
+            "spans": {name: us for name, us in choice.spans},
+        }
+        for choice in plan.ranked
+    ]
+
+
+def _attempt(attempt: Attempt, node: Node) -> dict[str, Any]:
+    return {
+        "attempt": attempt.id.hex(),
+        "number": attempt.number,
+        "peer": attempt.choice.peer,
+        "name": node.name_of(attempt.choice.peer),
+        "outcome": attempt.outcome,
+        "sentence": attempt.sentence,
+        "predicted_us": attempt.choice.predicted_us,
+    }
+
+
+def _as_offered(model: Any) -> OfferedModel:
+    return OfferedModel(model.id, model.name, model.family, "disk", model.native, None, ())
+
+
+def _settled_state(state: str) -> str:
+    """A job that the ledger calls running, and that is not, ended with the process that ran it."""
+    return "interrupted" if state == "running" else state
