@@ -222,12 +222,15 @@ def test_sharded_weights_are_read_through_their_index(sd):
         ({"w": "weights.bin"}, "safetensors files beside it"),
         ({}, "does not name 1 to"),
         ({"w": 7}, "has no weight_map"),
+        ({"w": "a.safetensors", "v": "A.safetensors"}, "differ in case only"),
         ({"w": "gone.safetensors"}, r"unet/gone\.safetensors is missing"),
     ],
 )
 def test_an_index_names_only_safetensors_beside_it(sd, weight_map, sentence):
     shard(sd)
     put(sd, "unet/diffusion_pytorch_model.safetensors.index.json", {"weight_map": weight_map})
+    for name in ("a", "A"):
+        put(sd, f"unet/{name}.safetensors", safetensors())
     with pytest.raises(ModelError, match=sentence):
         scan_folder(sd)
 

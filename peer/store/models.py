@@ -159,12 +159,15 @@ class _Scan:
         for part in used:
             self._weighted(part)
         tokens = [self._tokenizer(part) for part in tokenizers]
-        manifest = Manifest(
-            family=pipeline.family,
-            pipeline=name,
-            variant=self._variant,
-            files=tuple(sorted(self._files, key=lambda file: file.path.encode())),
-        )
+        try:
+            manifest = Manifest(
+                family=pipeline.family,
+                pipeline=name,
+                variant=self._variant,
+                files=tuple(sorted(self._files, key=lambda file: file.path)),
+            )
+        except ValueError as exc:
+            raise self._wrong(f"its files make no manifest: {exc}") from exc
         return LocalModel(
             folder=self._folder,
             manifest=manifest,
