@@ -48,7 +48,9 @@ async def request(config: PeerConfig, kind: str, body: dict[str, Value], on_even
         await _ask_own(config, kind, body, on_event)
         return
     if config.join and kind == "render":
-        on_event("told", {"picture": None, "sentence": "the running peer is used; --join is for when none runs"})
+        on_event(
+            "told", {"picture": None, "sentence": "the running peer is used; --join is for when none runs"}
+        )
     async with stream:
         await _ask(stream, kind, body, on_event)
 
@@ -69,7 +71,13 @@ async def serve(config: PeerConfig, on_event: OnEvent) -> None:
 async def _running_node(config: PeerConfig, on_event: OnEvent, *, needs_lock: bool) -> AsyncIterator[Any]:
     from .node import open_node
     from .service import Service
-    from .store.identity import AlreadyRunning, BootEpochError, HomeLock, KeyFileError, load_or_create_identity
+    from .store.identity import (
+        AlreadyRunning,
+        BootEpochError,
+        HomeLock,
+        KeyFileError,
+        load_or_create_identity,
+    )
     from .store.ledger import LedgerError
 
     try:
@@ -226,7 +234,9 @@ def _private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid():
-        raise UserError(f"The folder {folder} belongs to someone else; the control socket cannot be there.", LOCAL_SETUP)
+        raise UserError(
+            f"The folder {folder} belongs to someone else; the control socket cannot be there.", LOCAL_SETUP
+        )
     if stat.S_IMODE(status.st_mode) != 0o700:
         folder.chmod(0o700)
 

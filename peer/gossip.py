@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -46,14 +47,16 @@ class Gossip:
         *,
         network: str,
         private_key: bytes,
-        advert: Callable[[], Advert],
+        able: Callable[[], Advert],
+        provide: bool,
         on_fresh: Callable[[SignedAdvert, str | None], None],
     ) -> None:
         self._host = host
         self._directory = directory
         self._network = network
         self._private_key = private_key
-        self._advert = advert
+        self._able = able
+        self._provide = provide
         self._on_fresh = on_fresh
         self._topic = TOPIC.format(network=network)
         self._changed = Changed()
@@ -75,8 +78,10 @@ class Gossip:
             task_status.started()
 
     def _sign(self) -> SignedAdvert:
-        signed = SignedAdvert.sign(self._advert(), network=self._network, private_key=self._private_key)
-        self._directory.on_own_advert(signed)
+        able = self._able()
+        told = able if self._provide else replace(able, kinds=(), models=(), limits=None)
+        signed = SignedAdvert.sign(told, network=self._network, private_key=self._private_key)
+        self._directory.on_own_advert(signed, able)
         return signed
 
     async def _publish(self) -> None:

@@ -168,7 +168,11 @@ class Links:
 
     def _hello(self, sent_us: int) -> Hello:
         return Hello(
-            network=self._network, versions=(VERSION,), boot_id=self.boot_id, sent_us=sent_us, agent=self._agent
+            network=self._network,
+            versions=(VERSION,),
+            boot_id=self.boot_id,
+            sent_us=sent_us,
+            agent=self._agent,
         )
 
     def _ready(self, session: Session) -> None:
@@ -240,7 +244,9 @@ class _Link:
             raise RemoteProtocolError("a pong without a ping")
         self._session.on_exchange(sent_us, pong.heard_us, pong.sent_us, heard_us)
         directory, peer = self._links._directory, self._session.peer
-        directory.on_rtt(peer, heard_us - sent_us, heard_us)  # its word on how long it held the ping is not taken
+        directory.on_rtt(
+            peer, heard_us - sent_us, heard_us
+        )  # its word on how long it held the ping is not taken
         if pong.state is not None:
             directory.on_state(peer, pong.state, heard_us)
 
@@ -254,7 +260,9 @@ class _Link:
             self._number += 1
             self._unanswered[self._number] = now
             first = self._number <= BURST
-            await self._send(Ping(self._number, self._session.clock_us(now), first or self._links._active).to_value())
+            await self._send(
+                Ping(self._number, self._session.clock_us(now), first or self._links._active).to_value()
+            )
             if first:
                 await trio.sleep(BURST_EVERY_S)
             else:

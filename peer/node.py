@@ -1,12 +1,13 @@
 """One running peer: opens the nursery and wires every part by hand."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
+import trio.testing
 
 from protocol.policy.directory import Directory
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
@@ -90,10 +91,10 @@ async def open_node(
     def journal_write(event: str, **fields: Any) -> None:
         journal.write(event, **fields)
 
-    def advert() -> Advert:
+    def able() -> Advert:
+        """What this peer can draw, be it for others or for itself only."""
         nonlocal sequence
         sequence += 1
-        provides = config.provide and bool(models)
         return Advert(
             name=config.name,
             boot_epoch=boot_epoch,
@@ -101,7 +102,7 @@ async def open_node(
             issued_us=wall_us(),
             lifetime_s=ADVERT_LIFETIME_S,
             addresses=host.addresses[:8],
-            kinds=tuple(KINDS) if provides or not config.join else (),
+            kinds=tuple(KINDS),
             devices=_used(devices, device),
             models=tuple(_offered(model, directory, renderer, own_peer) for model in models.values()),
             limits=LIMITS,
@@ -126,7 +127,9 @@ async def open_node(
             journal_write("clock", peer=signed.peer, note=note)
 
     def on_handler_error(peer: str, protocol: str, error: BaseException) -> None:
-        journal_write("peer_error", peer=peer, protocol=protocol, error=type(error).__name__, what=str(error)[:200])
+        journal_write(
+            "peer_error", peer=peer, protocol=protocol, error=type(error).__name__, what=str(error)[:200]
+        )
 
     async def watch_directory() -> None:
         """Journals each peer once it is fully known: its advert, and a round trip to it."""
@@ -167,7 +170,8 @@ async def open_node(
             await trio.to_thread.run_sync(ledger.put_receipt, settled)
 
     async def keep_received(attempt: Attempt, settled: bytes, job: str) -> None:
-        assert attempt.receipt is not None and attempt.offer is not None
+        assert attempt.receipt is not None
+        assert attempt.offer is not None
         record = ReceiptRecord(
             attempt.id,
             "requester",
@@ -181,7 +185,9 @@ async def open_node(
         try:
             await trio.to_thread.run_sync(ledger.put_receipt, record)
         except DifferentReceipt as exc:
-            journal_write("different_receipt", peer=attempt.choice.peer, attempt=attempt.id.hex(), what=str(exc))
+            journal_write(
+                "different_receipt", peer=attempt.choice.peer, attempt=attempt.id.hex(), what=str(exc)
+            )
 
     async def own_stream() -> Any:
         """A task stream to this very peer: memory instead of network, the same conversation."""
@@ -217,7 +223,8 @@ async def open_node(
                 directory,
                 network=config.network,
                 private_key=private_key,
-                advert=advert,
+                able=able,
+                provide=config.provide,
                 on_fresh=on_fresh,
             )
             provider = Provider(
@@ -329,5 +336,3 @@ def _offered(model: LocalModel, directory: Directory, renderer: Renderer, own_pe
         load_us=learned.load_us.get(model.id) if learned else None,
         speeds=tuple(speeds[-MAX_ADVERTISED_SPEEDS:]),
     )
-
-

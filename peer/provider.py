@@ -41,7 +41,7 @@ from protocol.wire.transfer import Sender
 from .changed import Changed
 from .clock import now_us, wall_us
 from .link import Links, Session
-from .renderer.client import Rendered, RenderCancelled, Renderer, RendererDied, RenderFailed, Step
+from .renderer.client import RenderCancelled, Rendered, Renderer, RendererDied, RenderFailed, Step
 from .store.models import LocalModel
 from .task_stream import PeerLost, TaskStream, expect
 
@@ -187,15 +187,19 @@ class Provider:
                 now_us=session.clock_us(),
             )
         except UnknownCriticalField as exc:
-            return await refuse("unknown_field", f"{exc}.")
+            await refuse("unknown_field", f"{exc}.")
+            return None
         except ReplayedOffer as exc:
-            return await refuse("replayed", f"{exc}.")
+            await refuse("replayed", f"{exc}.")
+            return None
         except MalformedMessage as exc:
-            return await refuse("unsupported", f"{exc}.")
+            await refuse("unsupported", f"{exc}.")
+            return None
         offer, statement = signed.offer, signed.offer.statement
         refusal = self._cannot(session.peer, statement)
         if refusal is not None:
-            return await refuse(*refusal)
+            await refuse(*refusal)
+            return None
         model = self._models[statement.model]
         load_us, step_us, fixed_us = predict_own(
             self._speeds.of(self.own_peer), statement, resident=model.id in self._renderer.resident
@@ -203,11 +207,13 @@ class Provider:
         cost_us = load_us + fixed_us + step_us * statement.steps
         verdict = self._queue.offer(offer.attempt, session.peer, cost_us, offer.max_wait_us, now_us())
         if isinstance(verdict, Refused):
-            return await refuse("busy" if verdict.code == "busy" else "replayed", verdict.sentence)
+            await refuse("busy" if verdict.code == "busy" else "replayed", verdict.sentence)
+            return None
         if isinstance(verdict, Repeat):
             task = self._tasks.get(offer.attempt)
             if task is None or task.cancelled:
-                return await refuse("replayed", "This attempt is over and its result is no longer kept.")
+                await refuse("replayed", "This attempt is over and its result is no longer kept.")
+                return None
             wait_us = self._queue.wait_of_us(offer.attempt, now_us()) or 0
         else:
             task = Task(offer.attempt, session.peer, statement, heard_us, load_us, step_us)
@@ -453,7 +459,9 @@ class Provider:
         fixed_us = sum(us for name, _, us in rendered.spans if name != "step")
         if steps:
             first = self._speeds.of(self.own_peer)
-            new = first is None or first.nearest(statement.model, statement.precision, statement.pixels) is None
+            new = (
+                first is None or first.nearest(statement.model, statement.precision, statement.pixels) is None
+            )
             self._speeds.on_render(
                 self.own_peer, statement, step_us=max(1, steps[len(steps) // 2]), fixed_us=fixed_us
             )

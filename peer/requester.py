@@ -10,6 +10,7 @@ import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.policy.directory import Directory
+from protocol.policy.job import Action as JobAction
 from protocol.policy.job import (
     CancelAttempt,
     Finish,
@@ -21,7 +22,6 @@ from protocol.policy.job import (
     ResumeTransfer,
     Tell,
 )
-from protocol.policy.job import Action as JobAction
 from protocol.policy.selection import Choice, NoCandidate, Plan, plan
 from protocol.policy.timeline import Timeline
 from protocol.wire.conversation import Conversation, Role
@@ -206,7 +206,9 @@ class _Run:
         return []
 
     def _name(self, sentence: str) -> str:
-        return f"{self._r._name_of(self._attempts[-1].choice.peer)}: {sentence}" if self._attempts else sentence
+        return (
+            f"{self._r._name_of(self._attempts[-1].choice.peer)}: {sentence}" if self._attempts else sentence
+        )
 
     def _span(self, name: str, start_us: int, end_us: int, *, observer: str | None = None) -> None:
         self._timeline.add(
@@ -232,7 +234,9 @@ class _Run:
         self._r._journal(
             "planned",
             job=self._job_id,
-            ranked=[{"peer": choice.peer, "predicted_us": choice.predicted_us} for choice in self._plan.ranked[:8]],
+            ranked=[
+                {"peer": choice.peer, "predicted_us": choice.predicted_us} for choice in self._plan.ranked[:8]
+            ],
         )
         self._events.planned(self._plan)
         self._span("plan", began_us, now_us())
@@ -248,7 +252,8 @@ class _Run:
         try:
             await self._open(peer)
             session, talk = self._session, self._talk
-            assert session is not None and talk is not None
+            assert session is not None
+            assert talk is not None
             began_us = now_us()
             offer = Offer(
                 statement=self._statement,
@@ -258,7 +263,9 @@ class _Run:
                 expires_us=session.remote_now_us() + OFFER_LIVES_US,
                 max_wait_us=None if forced else choice.max_wait_us,
             )
-            attempt.offer = SignedOffer.sign(offer, network=self._r._network, private_key=self._r._private_key)
+            attempt.offer = SignedOffer.sign(
+                offer, network=self._r._network, private_key=self._r._private_key
+            )
             sent_us = now_us()
             await talk.send(OfferMessage(attempt.offer.envelope.to_bytes(), session.clock_us(sent_us)))
             return await self._converse(attempt, began_us, sent_us)
@@ -273,7 +280,8 @@ class _Run:
             try:
                 await self._open(peer)
                 session, talk = self._session, self._talk
-                assert session is not None and talk is not None
+                assert session is not None
+                assert talk is not None
                 sent_us = now_us()
                 await talk.send(Resume(attempt.id, attempt.receiver.offset, session.clock_us(sent_us)))
                 return await self._converse(attempt, sent_us, sent_us)
@@ -326,7 +334,8 @@ class _Run:
     async def _converse(self, attempt: Attempt, began_us: int, sent_us: int) -> list[JobAction]:
         """From the offer to the end of this attempt."""
         talk, session, job = self._talk, self._session, self._job
-        assert talk is not None and session is not None
+        assert talk is not None
+        assert session is not None
         resumed = attempt.result is not None
         peer = attempt.choice.peer
         heard_remote_us: int | None = None
@@ -463,7 +472,8 @@ class _Run:
 
     def _picture(self) -> Picture:
         attempt = self._attempts[-1]
-        assert attempt.receipt is not None and self._first_plan is not None
+        assert attempt.receipt is not None
+        assert self._first_plan is not None
         bundle = Bundle(self._r._network, attempt.receipt.envelope.to_bytes())
         return Picture(
             statement=self._statement,
@@ -479,5 +489,3 @@ class _Run:
 def most_bytes(statement: Statement) -> int:
     """No PNG of this size is larger: RGBA rows uncompressed, and as much again for chunks."""
     return 8 * statement.pixels + (1 << 16)
-
-

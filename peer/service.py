@@ -8,7 +8,6 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,9 @@ class Service:
         }
 
     def _swarm(self) -> list[Value]:
-        candidates = sorted(self._node.directory.candidates(now_us()), key=lambda each: (not each.own, each.rtt_us))
+        candidates = sorted(
+            self._node.directory.candidates(now_us()), key=lambda each: (not each.own, each.rtt_us)
+        )
         return [self._row(candidate) for candidate in candidates]
 
     def _row(self, candidate: Candidate) -> Value:
@@ -125,7 +126,9 @@ class Service:
             "name": advert.name,
             "self": candidate.own,
             "provides": self._node.config.provide if candidate.own else provides,
-            "device": f"{device.name}{f' x{device.count}' if device.count > 1 else ''}" if device else "unknown",
+            "device": f"{device.name}{f' x{device.count}' if device.count > 1 else ''}"
+            if device
+            else "unknown",
             "models": [model.name for model in advert.models] if provides else [],
             "model_ids": [model.id.hex() for model in advert.models] if provides else [],
             "rtt_us": 0 if candidate.own else candidate.rtt.min_us if candidate.rtt else None,
@@ -158,7 +161,9 @@ class Service:
 
         async def one(index: int, limit: trio.CapacityLimiter) -> None:
             async with limit:
-                outcome = await self._one(job, index, statements[index], remote, emit, asked_us if not index else now_us())
+                outcome = await self._one(
+                    job, index, statements[index], remote, emit, asked_us if not index else now_us()
+                )
                 outcomes.append(outcome)
 
         try:
@@ -171,7 +176,13 @@ class Service:
             del self._running[job]
             done = [outcome for outcome in outcomes if isinstance(outcome, Picture)]
             failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
-            state = "done" if len(done) == count else "failed" if len(done) + len(failed) == count else "cancelled"
+            state = (
+                "done"
+                if len(done) == count
+                else "failed"
+                if len(done) + len(failed) == count
+                else "cancelled"
+            )
             why = self._report(job, done[-1]) if done else {"job": job, "sentences": failed[-1:]}
             record = JobRecord(
                 job,
@@ -189,7 +200,9 @@ class Service:
             raise UserError(f"The job {job} was cancelled.", 130)
         emit("finished", {"job": job, "done": len(done), "failed": len(failed)})
         if failed and not done:
-            raise UserError(failed[-1], NOBODY if "obody" in failed[-1] or "No other peer" in failed[-1] else JOB_FAILED)
+            raise UserError(
+                failed[-1], NOBODY if "obody" in failed[-1] or "No other peer" in failed[-1] else JOB_FAILED
+            )
 
     async def _one(
         self, job: str, index: int, statement: Statement, remote: bool, emit: Emit, asked_us: int
@@ -197,7 +210,9 @@ class Service:
         node = self._node
 
         def planned(plan: Plan) -> None:
-            exclusions = [{"peer": peer, "sentence": sentence} for peer, sentence in plan.exclusions]
+            exclusions: list[Value] = [
+                {"peer": peer, "sentence": sentence} for peer, sentence in plan.exclusions
+            ]
             emit("plan", {"picture": index, "candidates": _candidates(plan, node), "exclusions": exclusions})
 
         def attempted(attempt: Attempt) -> None:
@@ -233,7 +248,9 @@ class Service:
             progressed=progressed,
         )
         try:
-            picture = await node.requester.render(statement, job, remote=remote, events=events, asked_us=asked_us)
+            picture = await node.requester.render(
+                statement, job, remote=remote, events=events, asked_us=asked_us
+            )
         except JobFailed as exc:
             emit("failed", {"picture": index, "sentence": str(exc)})
             return str(exc)
@@ -295,11 +312,9 @@ class Service:
         own = [_as_offered(model) for model in self._node.models.values()]
         if wanted is None:
             return own[0]
-        if Path(wanted).is_dir():
-            try:
-                return _as_offered(await trio.to_thread.run_sync(partial(scan_folder, Path(wanted).resolve())))
-            except ModelError as exc:
-                raise UserError(str(exc), WRONG_USAGE) from exc
+        folder = await trio.to_thread.run_sync(_folder_model, wanted)
+        if folder is not None:
+            return folder
         known = {model.id: model for model in own}
         for candidate in self._node.directory.candidates(now_us(), own=False):
             known.update({model.id: model for model in candidate.advert.models})
@@ -307,9 +322,13 @@ class Service:
         meant = named or {id: model for id, model in known.items() if id.hex().startswith(wanted.lower())}
         if len(meant) == 1:
             return next(iter(meant.values()))
-        names = ", ".join(sorted({f"{model.name} ({model.id.hex()[:8]})" for model in (meant or known).values()}))
+        names = ", ".join(
+            sorted({f"{model.name} ({model.id.hex()[:8]})" for model in (meant or known).values()})
+        )
         if meant:
-            raise UserError(f"Several models are called {wanted!r}: {names}. Say which by its id.", WRONG_USAGE)
+            raise UserError(
+                f"Several models are called {wanted!r}: {names}. Say which by its id.", WRONG_USAGE
+            )
         raise UserError(f"No model {wanted!r} is known here; there are: {names}.", NOBODY)
 
     # jobs
@@ -368,7 +387,9 @@ class Service:
             "attempts": [_attempt(attempt, self._node) for attempt in picture.attempts],
             "wall_us": timeline.wall_us,
             "unaccounted_us": timeline.unaccounted_us,
-            "avoidable": {"span": avoidable.span, "us": avoidable.us, "sentence": avoidable.sentence} if avoidable else None,
+            "avoidable": {"span": avoidable.span, "us": avoidable.us, "sentence": avoidable.sentence}
+            if avoidable
+            else None,
             "sentences": [plan.why(), *_compared(timeline, plan)],
         }
 
@@ -409,7 +430,7 @@ def _candidates(plan: Plan, node: Node) -> list[Any]:
             "name": node.name_of(choice.peer),
             "rtt_us": choice.rtt_us,
             "predicted_us": choice.predicted_us,
-            "spans": {name: us for name, us in choice.spans},
+            "spans": dict(choice.spans),
         }
         for choice in plan.ranked
     ]
@@ -429,6 +450,16 @@ def _attempt(attempt: Attempt, node: Node) -> dict[str, Any]:
 
 def _as_offered(model: Any) -> OfferedModel:
     return OfferedModel(model.id, model.name, model.family, "disk", model.native, None, ())
+
+
+def _folder_model(path: str) -> OfferedModel | None:
+    """The model in the folder `path`; None if it is no folder."""
+    if not Path(path).is_dir():
+        return None
+    try:
+        return _as_offered(scan_folder(Path(path).resolve()))
+    except ModelError as exc:
+        raise UserError(str(exc), WRONG_USAGE) from exc
 
 
 def _settled_state(state: str) -> str:

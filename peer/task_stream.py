@@ -22,6 +22,7 @@ from .clock import now_us
 from .network import StreamLost
 
 READ_BYTES = 65_524
+CLOSE_WITHIN_S = 1.0
 
 
 class PeerLost(Exception):
@@ -67,12 +68,12 @@ class TaskStream:
     async def _read(self) -> bytes:
         deadline = self.conversation.deadline
         within_s = float("inf") if deadline is None else max(0, deadline.at_us - now_us()) / 1e6
-        with trio.move_on_after(within_s) as scope:
+        with trio.move_on_after(within_s):
             try:
                 return bytes(await self._stream.receive_some(READ_BYTES))
             except (trio.BrokenResourceError, trio.ClosedResourceError, StreamLost) as exc:
                 raise PeerLost("the connection was lost") from exc
-        assert scope.cancelled_caught and deadline is not None
+        assert deadline is not None
         raise PeerLost(f"nothing was heard in time while waiting for {deadline.waiting_for}")
 
     async def cancel(self, sent_us: int) -> bool:
@@ -83,8 +84,8 @@ class TaskStream:
         return True
 
     async def aclose(self) -> None:
-        with trio.move_on_after(1, shield=True):
-            await trio.aclose_forcefully(self._stream) if self.conversation.over else await self._stream.aclose()
+        with trio.CancelScope(deadline=trio.current_time() + CLOSE_WITHIN_S, shield=True):
+            await self._stream.aclose()
 
 
 def expect(message: TaskMessage, *kinds: type) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-from ..wire.advert import MAX_SYNC_ADVERTS, SignedAdvert
+from ..wire.advert import MAX_SYNC_ADVERTS, Advert, SignedAdvert
 from ..wire.envelope import Envelope
 from ..wire.hello import LiveState
 from .prediction import Candidate, SpeedBook
@@ -58,6 +58,7 @@ class Directory:
         self.own_peer = own_peer
         self.speeds = SpeedBook()
         self._own: SignedAdvert | None = None
+        self._own_able: Advert | None = None
         self._own_note: str | None = None
         self._peers: dict[str, _Peer] = {}
         self._gone: OrderedDict[str, tuple[int, int]] = (
@@ -65,9 +66,10 @@ class Directory:
         )  # versions of the forgotten: no replay revives them
         self._counts: Counter[str] = Counter()
 
-    def on_own_advert(self, signed: SignedAdvert) -> None:
-        """What this peer itself says: it is a candidate for its own jobs, and told to others."""
+    def on_own_advert(self, signed: SignedAdvert, able: Advert | None = None) -> None:
+        """What this peer tells others, and what it is `able` to do for itself where that is more (it may not provide)."""
         self._own = signed
+        self._own_able = able or signed.advert
         self._peers.setdefault(self.own_peer, _Peer()).connected = True
 
     def on_advert(self, signed: SignedAdvert, now_us: int, wall_us: int) -> Verdict:
@@ -146,7 +148,7 @@ class Directory:
             found.append(
                 Candidate(
                     peer=peer,
-                    advert=signed.advert,
+                    advert=self._own_able if is_own and self._own_able else signed.advert,
                     rtt=rtt,
                     state=known.state,
                     state_age_us=max(0, now_us - known.state_us) if known.state else 0,
