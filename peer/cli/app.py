@@ -1,0 +1,272 @@
+"""The commands and their options.  What they need is imported inside them: `--help` must not wait for it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from peer.errors import LOCAL_SETUP, WRONG_USAGE, UserError
+
+app = typer.Typer(
+    name="peer",
+    help="A peer of Nearlight: the nearest capable peer draws, signs and says where the time went.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Home = Annotated[
+    str | None,
+    typer.Option(help="Folder of this peer's key, settings and receipts.", metavar="DIR", show_default=False),
+]
+Join = Annotated[
+    list[str] | None,
+    typer.Option(help="Peers to join, as `peer up` prints them.", metavar="ADDR...", show_default=False),
+]
+Network = Annotated[
+    str | None, typer.Option(help="Name of the network; peers of another are strangers.", show_default=False)
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="The last line on stdout is one JSON object.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"nearlight {version('nearlight')}")
+        except PackageNotFoundError:
+            print("nearlight, run from its source folder")
+        raise typer.Exit
+
+
+@app.callback()
+def _peer(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Says which version this is.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("id")
+def id_(home: Home = None, as_json: AsJson = False) -> None:
+    """Says who this peer is; makes its key at the first time."""
+    from peer.config import home_folder
+    from peer.store.identity import KeyFileError, load_or_create_identity, peer_id
+
+    folder = home_folder(home)
+    try:
+        peer = peer_id(load_or_create_identity(folder))
+    except KeyFileError as exc:
+        raise UserError(str(exc), LOCAL_SETUP) from exc
+    print(json.dumps({"peer": peer, "home": str(folder)}) if as_json else peer)
+
+
+@app.command()
+def up(
+    listen: Annotated[
+        list[str] | None, typer.Option(help="Where to listen, like /ip4/0.0.0.0/tcp/4001.", metavar="ADDR...")
+    ] = None,
+    join: Join = None,
+    provide: Annotated[bool, typer.Option("--provide", help="Render for others.")] = False,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model folders in the format of diffusers.", metavar="DIR...")
+    ] = None,
+    device: Device = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="Render for these peers only.", metavar="PEER...")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What others see this peer called.")] = None,
+    network: Network = None,
+    home: Home = None,
+) -> None:
+    """Runs a peer until Ctrl-C."""
+    from .arguments import configuration
+    from .up import run
+
+    flags = {
+        "listen": listen,
+        "join": join,
+        "provide": provide or None,
+        "models": model,
+        "device": device,
+        "allow": allow,
+        "name": name,
+        "network": network,
+    }
+    run(configuration(home, flags))
+
+
+@app.command()
+def render(
+    prompt: Annotated[str, typer.Argument(help="What to draw.", metavar="PROMPT")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The picture's file or folder; with --count N: name-1.png ...",
+            metavar="PATH",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at -o.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="A model's name, the beginning of its id, or a folder.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels, like 512x768, or 512 for a square.", metavar="WxH|N")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps.", metavar="N")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="How closely to follow the prompt.", metavar="NUMBER")
+    ] = None,
+    negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    sampler: Annotated[
+        str | None, typer.Option(help="Which sampler; the model's own if none is named.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Start of all chance; the pictures of a batch count on from it.", metavar="N"),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many pictures.", metavar="N")] = 1,
+    remote: Annotated[bool, typer.Option("--remote", help="Not on this device.")] = False,
+    join: Join = None,
+    device: Device = None,
+    network: Network = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draws PROMPT on the peer that will have it finished first."""
+    from .arguments import configuration, render_request
+    from .files import destination
+
+    body = render_request(
+        prompt,
+        negative=negative,
+        model=model,
+        size=size,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        seed=seed,
+        count=count,
+        remote=remote,
+    )
+    into = destination(output, count=count, replace=force)
+    config = configuration(home, {"join": join, "device": device, "network": network})
+    from .render import render as draw
+
+    draw(config, body, into, as_json=as_json)
+
+
+@app.command()
+def swarm(
+    watch: Annotated[bool, typer.Option("--watch", help="Once a second, until Ctrl-C.")] = False,
+    join: Join = None,
+    network: Network = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows who is there, how far away, and how fast."""
+    from .arguments import configuration
+    from .swarm import show_swarm
+
+    config = configuration(home, {"join": join, "network": network})
+    show_swarm(config, watch=watch, as_json=as_json)
+
+
+@app.command()
+def jobs(
+    limit: Annotated[int, typer.Option(help="At most so many, latest first.", metavar="N")] = 20,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lists what was asked of this peer."""
+    if not 1 <= limit <= 1000:
+        raise UserError(f"--limit must be from 1 to 1000, not {limit}.", WRONG_USAGE)
+    answer = _answer(home, "jobs", {"limit": limit})
+    from .show import console, jobs_table, print_json
+
+    if as_json:
+        print_json(answer)
+    elif answer["jobs"]:
+        console().print(jobs_table(answer["jobs"]))
+    else:
+        print("No jobs yet.")
+
+
+@app.command()
+def cancel(
+    job: Annotated[str, typer.Argument(help="The beginning of its id.", metavar="JOB")],
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancels JOB, everywhere."""
+    from .arguments import job_prefix
+
+    answer = _answer(home, "cancel", {"job": job_prefix(job)})
+    from .show import print_json, sentence
+
+    if as_json:
+        print_json(answer)
+    else:
+        print(f"Cancelled job {sentence(answer['job'])}.")
+
+
+@app.command()
+def why(
+    job: Annotated[
+        str | None, typer.Argument(help="The beginning of its id; the last one if none.", metavar="JOB")
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Says why that peer was chosen, and where the time of JOB went."""
+    from .arguments import job_prefix
+
+    answer = _answer(home, "why", {"job": None if job is None else job_prefix(job)})
+    from .show import print_json, print_why
+
+    report = json.loads(answer["report"])
+    if as_json:
+        print_json(report)
+    else:
+        print_why(report)
+
+
+@app.command()
+def verify(
+    image: Annotated[Path, typer.Argument(help="A PNG file.", metavar="IMAGE")], as_json: AsJson = False
+) -> None:
+    """Says whether IMAGE is what its receipt tells of."""
+    from .verify import verify as check
+
+    check(image, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    join: Join = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model folders in the format of diffusers.", metavar="DIR")
+    ] = None,
+    network: Network = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Looks for what could keep this peer from drawing."""
+    from .arguments import configuration
+    from .doctor import doctor as examine
+
+    examine(configuration(home, {"join": join, "models": model, "network": network}), as_json=as_json)
+
+
+def _answer(home: str | None, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    from .arguments import configuration
+    from .call import answer
+
+    return answer(configuration(home), kind, body)

@@ -1,0 +1,145 @@
+"""What a person sees while pictures are drawn: one line and, where the terminal can, a small preview."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from protocol.policy.timeline import duration
+
+from .show import console, sentence
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+REFRESHES_PER_S = 10
+MIN_PREVIEW_COLUMNS = 40  # of the terminal: below it the preview would leave no room
+MIN_PREVIEW_LINES = 20
+SPREAD_PERCENT = 15  # of a prediction that nothing has confirmed yet
+_BAR_COLUMNS = 16
+
+
+def total_range_us(
+    elapsed_us: int, step: int, steps: int, predicted_us: int | None
+) -> tuple[int, int] | None:
+    """From and to what the whole will take; None while nothing is known.
+
+    The two ends are the prediction and what the steps so far say, each with its own uncertainty.
+    """
+    guesses = []
+    if predicted_us is not None:
+        guesses.append(predicted_us)
+    if 0 < step <= steps:
+        guesses.append(elapsed_us * steps // step)
+    if not guesses:
+        return None
+    low, high = min(guesses), max(guesses)
+    if len(guesses) == 1:
+        low, high = low * (100 - SPREAD_PERCENT) // 100, high * (100 + SPREAD_PERCENT) // 100
+    return max(low, elapsed_us), max(high, elapsed_us)
+
+
+class Live:
+    """On stderr.  Draws nothing that moves where stderr is no terminal; sentences come through everywhere."""
+
+    def __init__(self, count: int, *, quiet: bool) -> None:
+        self._console = console(stderr=True)
+        self._moving = not quiet and self._console.is_terminal and not self._console.is_dumb_terminal
+        self._pictures = self._moving and self._can_preview()
+        self._count = count
+        self._finished = 0
+        self._providers: dict[int, str] = {}
+        self._progress: dict[int, Mapping[str, Any]] = {}
+        self._preview: Mapping[str, Any] | None = None
+        self._started_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._moving:
+            from rich.live import Live as RichLive
+
+            self._live = RichLive(
+                get_renderable=self.draw,
+                console=self._console,
+                transient=True,
+                refresh_per_second=REFRESHES_PER_S,
+                redirect_stdout=False,
+                redirect_stderr=True,
+            )
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._moving:
+            self._live.stop()
+
+    def on_attempt(self, picture: int, provider: str) -> None:
+        self._providers[picture] = provider
+
+    def on_progress(self, picture: int, progress: Mapping[str, Any]) -> None:
+        self._progress[picture] = progress
+        preview = progress.get("preview")
+        if preview is not None and picture == min(self._progress):
+            self._preview = preview
+
+    def on_finished(self, picture: int) -> None:
+        self._finished += 1
+        self._progress.pop(picture, None)
+        self._providers.pop(picture, None)
+        self._preview = None
+
+    def say(self, words: str) -> None:
+        """A line that stays."""
+        from rich.text import Text
+
+        self._console.print(Text(sentence(words)), soft_wrap=True)
+
+    def draw(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.text import Text
+
+        from .preview import half_blocks
+
+        line = Text(self.line(), no_wrap=True, overflow="ellipsis")
+        if not self._pictures or self._preview is None:
+            return line
+        preview = self._preview
+        return Group(half_blocks(preview["width"], preview["height"], preview["rgb"]), line)
+
+    def line(self) -> str:
+        """What is going on, of the earliest picture that is being drawn."""
+        batch = f"{self._finished} of {self._count} done · " if self._count > 1 else ""
+        elapsed_us = int((time.monotonic() - self._started_s) * 1e6)
+        # Copies: events come in beside the thread that draws.
+        active = list(self._progress) or list(self._providers)
+        picture = min(active, default=None)
+        if picture is None:
+            return f"{batch}choosing a peer · {duration(elapsed_us)}"
+        provider = self._providers.get(picture, "a peer")
+        progress = self._progress.get(picture)
+        if progress is None:
+            return f"{batch}asking {provider} · {duration(elapsed_us)}"
+        step, steps = int(progress["step"]), max(1, int(progress["steps"]))
+        filled = min(_BAR_COLUMNS, step * _BAR_COLUMNS // steps)
+        bar = "━" * filled + "─" * (_BAR_COLUMNS - filled)
+        known_us = int(progress["elapsed_us"])
+        span_us = total_range_us(known_us, step, steps, progress.get("predicted_us"))
+        whole = "" if span_us is None else f" · {_range(*span_us)} in all"
+        shown_us = elapsed_us if self._count == 1 else known_us
+        return f"{batch}{bar} step {step}/{steps} · {provider} · {duration(shown_us)}{whole}"
+
+    def _can_preview(self) -> bool:
+        screen = self._console
+        return (
+            screen.color_system == "truecolor"
+            and not screen.no_color
+            and "utf" in screen.encoding.lower()
+            and screen.width >= MIN_PREVIEW_COLUMNS
+            and screen.height >= MIN_PREVIEW_LINES
+        )
+
+
+def _range(low_us: int, high_us: int) -> str:
+    low, high = f"{low_us / 1e6:.1f}", f"{high_us / 1e6:.1f}"
+    return f"about {low} s" if low == high else f"{low} to {high} s"

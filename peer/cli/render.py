@@ -1,0 +1,135 @@
+"""`peer render`: asks, shows, saves each picture as it comes, and says where its time went."""
+
+import hashlib
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from peer.errors import JOB_FAILED, UserError
+from protocol.wire.fields import plain
+
+from .call import call
+from .files import Destination
+from .live import Live
+from .show import print_json, print_timeline, sentence, who
+from .show import time as shown_time
+
+if TYPE_CHECKING:
+    from peer.config import PeerConfig
+
+
+def render(config: "PeerConfig", body: dict[str, Any], into: Destination, *, as_json: bool) -> None:
+    """UserError unless every picture was drawn, checked and saved; those that were are kept."""
+    with Live(body["count"], quiet=as_json) as live:
+        run = _Run(live, into, as_json)
+        try:
+            call(config, "render", body, run.on_event)
+        except UserError as exc:
+            if not run.summaries:
+                raise
+            kept = "1 picture is" if len(run.summaries) == 1 else f"{len(run.summaries)} pictures are"
+            raise UserError(f"{exc.sentence} {kept} saved in {into.folder}.", exc.exit_code) from exc
+    run.finish()
+
+
+class _Run:
+    """One job, as its events come in."""
+
+    def __init__(self, live: Live, into: Destination, as_json: bool) -> None:
+        self.summaries: list[dict[str, Any]] = []
+        self._failures: list[str] = []
+        self._live = live
+        self._into = into
+        self._as_json = as_json
+        self._job = ""
+        self._seeds: list[int] = []
+
+    def on_event(self, kind: str, event: dict[str, Any]) -> None:
+        match kind:
+            case "job":
+                self._job, self._seeds = event["job"], event["seeds"]
+            case "attempt":
+                self._live.on_attempt(event["picture"], who(event["name"], event["peer"]))
+            case "told":
+                self._live.say(self._numbered(event["picture"], event["sentence"]))
+            case "progress":
+                self._live.on_progress(event["picture"], event)
+            case "picture":
+                self._live.on_finished(event["picture"])
+                self._save(event)
+            case "failed":
+                self._live.on_finished(event["picture"])
+                self._failures.append(sentence(event["sentence"]))
+                if self._into.count > 1:
+                    self._live.say(self._numbered(event["picture"], event["sentence"]))
+
+    def finish(self) -> None:
+        """The last words, when all events are there."""
+        if self.summaries and self._as_json:
+            first = self.summaries[0]
+            print_json(first if self._into.count == 1 else {**first, "pictures": self.summaries})
+        elif self.summaries and self._into.count == 1:
+            _print_picture(self.summaries[0])
+        if self._failures or not self.summaries:
+            why = self._failures[-1] if self._failures else "The job ended without a picture."
+            if self._into.count > 1:
+                lost = self._into.count - len(self.summaries)
+                why = f"{lost} of {self._into.count} pictures could not be drawn. The last one: {why}"
+            raise UserError(why, JOB_FAILED)
+
+    def _save(self, event: dict[str, Any]) -> None:
+        summary: dict[str, Any] = json.loads(event["summary"])
+        data: bytes = event["file"]
+        started_ns = time.monotonic_ns()
+        try:
+            path = self._into.save(data, event["picture"] + 1, seed=event["seed"], job=self._job)
+        except OSError as exc:
+            self._failures.append(
+                f"The picture was drawn but cannot be saved in {self._into.folder}: {exc.strerror}."
+            )
+            return
+        _add_save(summary, (time.monotonic_ns() - started_ns) // 1000)
+        summary["image"] = str(path)
+        summary["sha256"] = hashlib.sha256(data).hexdigest()
+        self.summaries.append(summary)
+        if self._into.count > 1 and not self._as_json:
+            print(f"{path}  {_provider(summary)}, {shown_time(summary.get('wall_us'))}", flush=True)
+
+    def _numbered(self, picture: int, words: str) -> str:
+        return words if self._into.count == 1 else f"Picture {picture + 1}: {words}"
+
+
+def _add_save(summary: dict[str, Any], us: int) -> None:
+    """The peer's account ends where the picture is handed over; to be on disk took `us` more, measured here."""
+    wall_us, timeline = summary.get("wall_us"), summary.get("timeline")
+    if not isinstance(wall_us, int) or not isinstance(timeline, list):
+        return
+    timeline.append(
+        {
+            "span": "save",
+            "parent": None,
+            "attempt": None,
+            "observer": summary.get("requester") or "",
+            "start_us": wall_us,
+            "us": us,
+            "critical": True,
+        }
+    )
+    summary["wall_us"] = wall_us + us
+
+
+def _provider(summary: dict[str, Any]) -> str:
+    if summary.get("provider") == summary.get("requester"):
+        return "drawn by this device"
+    return f"drawn by {who(summary.get('provider_name'), summary.get('provider'))}"
+
+
+def _print_picture(summary: dict[str, Any]) -> None:
+    print(summary["image"])
+    size = f"{summary.get('width')}x{summary.get('height')}"
+    took = shown_time(summary.get("wall_us"))
+    print(f"{size}, seed {summary.get('seed')}, {_provider(summary)} in {took}")
+    print_timeline(summary)
+    print("checked: " + (", ".join(plain(str(each)) for each in summary.get("checked") or ()) or "nothing"))
+    sys.stdout.flush()

@@ -1,0 +1,56 @@
+"""`peer verify`: whether a picture is the one that its receipt tells of."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peer.errors import JOB_FAILED, WRONG_USAGE, UserError
+from protocol.wire.fields import plain
+
+from .show import print_json, sentence
+
+if TYPE_CHECKING:
+    from peer.picture import VerifyReport
+
+_VERDICTS = {
+    "unchanged": "unchanged: byte for byte the file that was signed",
+    "re-saved": "re-saved: another file, but the pixels are those that were signed",
+    "changed": "changed: the pixels are not those that were signed",
+    "bad receipt": "bad receipt: what it carries proves nothing",
+    "no receipt": "no receipt: nothing says where it comes from",
+}
+
+
+def verify(path: Path, *, as_json: bool) -> None:
+    """UserError unless the pixels are those that a provider signed."""
+    from peer.picture import UnreadablePicture, verify_file
+
+    try:
+        report = verify_file(path)
+    except UnreadablePicture as exc:
+        raise UserError(str(exc), WRONG_USAGE) from exc
+    if as_json:
+        print_json(_to_json(report))
+    else:
+        print(f"{path}: {_VERDICTS[report.verdict]}")
+        for check in report.checked:
+            print(f"  {'ok ' if check.ok else 'NOT'}  {sentence(check.sentence)}")
+        if report.provider is not None:
+            print(f"  provider {report.provider}, asked by {report.requester}")
+        if report.statement is not None:
+            print(f"  prompt: {plain(report.statement.prompt, 400)}")
+    if not report.ok:
+        raise SystemExit(JOB_FAILED)  # the verdict was the sentence
+
+
+def _to_json(report: "VerifyReport") -> dict[str, Any]:
+    checked = [{"what": check.what, "ok": check.ok, "sentence": check.sentence} for check in report.checked]
+    return {
+        "image": str(report.path),
+        "ok": report.ok,
+        "verdict": report.verdict,
+        "checked": checked,
+        "network": report.network,
+        "provider": report.provider,
+        "requester": report.requester,
+        "prompt": None if report.statement is None else report.statement.prompt,
+    }

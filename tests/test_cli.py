@@ -1,0 +1,595 @@
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+import trio
+
+from peer.cli import main
+from peer.cli.arguments import parse_guidance, parse_size, spread
+from peer.cli.doctor import check_clock, check_disk, check_home, check_key, check_status
+from peer.cli.files import destination, write_whole
+from peer.cli.live import Live, total_range_us
+from peer.cli.preview import half_blocks, shrink
+from peer.cli.show import console, jobs_table, swarm_table, timeline_rows
+from peer.cli.up import lines
+from peer.errors import NOBODY, UserError
+from protocol.wire.identity import peer_id_of, public_key_of
+
+OWN = peer_id_of(public_key_of(bytes([1]) * 32))
+OTHER = peer_id_of(public_key_of(bytes([2]) * 32))
+PNG = b"\x89PNG not really, the command does not look"
+EVIL = "\x1b[31mlin\u202eden[bold]"  # what is left of it is text: "lin", "den[bold]" and the harmless "[31m"
+
+
+def span(name, start_us, us, critical=True, attempt=None):
+    return {
+        "span": name,
+        "parent": None,
+        "attempt": attempt,
+        "observer": OWN,
+        "start_us": start_us,
+        "us": us,
+        "critical": critical,
+    }
+
+
+TIMELINE = [
+    span("plan", 0, 1_000),
+    *(span("step", 1_000 + 10_000 * n, 10_000) for n in range(20)),
+    span("transfer", 201_000, 9_000),
+]
+
+
+def picture(index=0, seed=7):
+    summary = {
+        "job": "ab" * 16,
+        "image": None,
+        "sha256": "00" * 32,
+        "width": 64,
+        "height": 64,
+        "seed": seed,
+        "requester": OWN,
+        "provider": OTHER,
+        "provider_name": EVIL,
+        "peers_known": 4,
+        "checked": ["signature", "file", "pixels"],
+        "wall_us": 211_000,
+        "unaccounted_us": 1_000,
+        "timeline": TIMELINE,
+        "candidates": [],
+    }
+    return "picture", {"picture": index, "seed": seed, "file": PNG, "summary": json.dumps(summary)}
+
+
+JOB = ("job", {"job": "ab" * 16, "seeds": [7]})
+ATTEMPT = ("attempt", {"picture": 0, "attempt": "cd" * 16, "peer": OTHER, "name": EVIL, "number": 1})
+PROGRESS = (
+    "progress",
+    {
+        "picture": 0,
+        "step": 5,
+        "steps": 20,
+        "preview": {"width": 2, "height": 2, "rgb": bytes(12)},
+        "elapsed_us": 50_000,
+        "predicted_us": 210_000,
+    },
+)
+FINISHED = ("finished", {"job": "ab" * 16, "done": 1, "failed": 0})
+
+
+@pytest.fixture
+def door(monkeypatch):
+    """A control door that answers with `door.events`, then raises `door.error`, and remembers what was asked."""
+    fake = types.ModuleType("peer.control")
+    fake.events, fake.error, fake.asked = [], None, []
+
+    async def request(config, kind, body, on_event):
+        fake.asked.append((kind, body))
+        fake.config = config
+        for event_kind, event in fake.events:
+            await trio.lowlevel.checkpoint()
+            on_event(event_kind, event)
+        if fake.error is not None:
+            raise fake.error
+
+    fake.request = request
+    monkeypatch.setitem(sys.modules, "peer.control", fake)
+    return fake
+
+
+@pytest.fixture
+def peer(tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEARLIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "72")
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit_:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
+
+    return run
+
+
+def test_a_render_saves_the_picture_and_says_where_the_time_went(peer, door, tmp_path):
+    door.events = [JOB, ATTEMPT, PROGRESS, picture(), FINISHED]
+    code, out, err = peer(
+        "render", "a gold spiral", "-o", "x.png", "--size", "64", "--guidance", "7.5", "--steps", "20"
+    )
+    assert (code, err) == (0, "")
+    assert (tmp_path / "x.png").read_bytes() == PNG
+    said = out.splitlines()
+    assert said[0] == str(tmp_path / "x.png")
+    assert "drawn by [31mlinden[bold] (.." in said[1]
+    assert said[-1] == "checked: signature, file, pixels"
+    assert any(line.startswith("  step x20") for line in said)
+    assert any(line.strip().startswith("save") for line in said)
+    assert max(map(len, said[2:])) <= 72
+    ((kind, body),) = door.asked
+    assert kind == "render"
+    assert body == {
+        "prompt": "a gold spiral",
+        "negative": "",
+        "model": None,
+        "width": 64,
+        "height": 64,
+        "steps": 20,
+        "guidance_millionths": 7_500_000,
+        "sampler": None,
+        "seed": None,
+        "count": 1,
+        "remote": False,
+    }
+
+
+def test_json_ends_with_one_object_about_the_saved_file(peer, door, tmp_path):
+    door.events = [JOB, ATTEMPT, PROGRESS, picture(), FINISHED]
+    code, out, err = peer("render", "x", "--json")
+    assert (code, err) == (0, "")
+    (line,) = out.splitlines()
+    summary = json.loads(line)
+    assert summary["image"] == str(tmp_path / "nearlight-7-abababab.png")
+    assert summary["sha256"] == hashlib.sha256(PNG).hexdigest()
+    critical = sum(entry["us"] for entry in summary["timeline"] if entry["critical"])
+    assert summary["wall_us"] - critical == summary["unaccounted_us"]
+    assert summary["timeline"][-1]["span"] == "save"
+
+
+def test_a_batch_is_numbered_and_its_object_lists_all(peer, door, tmp_path):
+    door.events = [JOB, picture(1, 8), picture(0, 7), ("finished", {"job": "ab", "done": 2, "failed": 0})]
+    code, out, _ = peer("render", "x", "--count", "2", "-o", "x.png", "--json")
+    assert code == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"x-1.png", "x-2.png"}
+    assert [each["seed"] for each in json.loads(out)["pictures"]] == [8, 7]
+
+
+def test_what_was_drawn_is_kept_when_the_rest_fails(peer, door, tmp_path):
+    door.events = [JOB, picture(), ("failed", {"picture": 1, "sentence": "Nobody is left."})]
+    code, out, err = peer("render", "x", "--count", "2", "-o", "x.png")
+    assert code == 1
+    assert (tmp_path / "x-1.png").exists()
+    assert err.splitlines()[-1] == "1 of 2 pictures could not be drawn. The last one: Nobody is left."
+    assert str(tmp_path / "x-1.png") in out
+
+
+def test_what_the_user_is_told_on_the_way_reaches_stderr_as_plain_text(peer, door):
+    door.events = [
+        JOB,
+        ("told", {"picture": 0, "sentence": f"{EVIL} was lost; asking [red]oak."}),
+        picture(),
+        FINISHED,
+    ]
+    code, _, err = peer("render", "x")
+    assert (code, err) == (0, "[31mlinden[bold] was lost; asking [red]oak.\n")
+
+
+def test_errors_are_a_sentence_and_an_exit_code(peer, door):
+    door.error = UserError("No peer can draw 4096x4096.", NOBODY)
+    assert peer("render", "x") == (3, "", "No peer can draw 4096x4096.\n")
+    code, out, _ = peer("render", "x", "--json")
+    assert (code, json.loads(out)) == (3, {"error": "No peer can draw 4096x4096.", "exit_code": 3})
+
+
+def test_an_existing_file_is_replaced_only_when_told(peer, door, tmp_path):
+    door.events = [JOB, picture(), FINISHED]
+    (tmp_path / "x.png").write_bytes(b"dear")
+    code, _, err = peer("render", "x", "-o", "x.png")
+    assert code == 2
+    assert "--force" in err
+    assert (tmp_path / "x.png").read_bytes() == b"dear"
+    assert door.asked == []
+    assert peer("render", "x", "-o", "x.png", "--force")[0] == 0
+    assert (tmp_path / "x.png").read_bytes() == PNG
+
+
+def test_a_name_taken_while_drawing_is_not_taken_away(tmp_path):
+    into = destination(str(tmp_path / "x.png"), count=1, replace=False)
+    (tmp_path / "x.png").write_bytes(b"dear")
+    assert into.save(PNG, 1, seed=1, job="ab") == tmp_path / "x-2.png"
+    assert (tmp_path / "x.png").read_bytes() == b"dear"
+
+
+def test_without_hard_links_nothing_is_replaced_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    write_whole(tmp_path / "x.png", PNG, replace=False)
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "x.png", b"other", replace=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+    assert (tmp_path / "x.png").read_bytes() == PNG
+
+
+def test_a_full_disk_is_a_sentence(peer, door, monkeypatch):
+    door.events = [JOB, picture(), FINISHED]
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = peer("render", "x", "-o", "x.png")
+    assert code == 1
+    assert err.startswith("The picture was drawn but cannot be saved in ")
+    assert err.endswith(": No space left on device.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["x", "--size", "0"], "multiple of 8"),
+        (["x", "--size", "100x64"], "multiple of 8"),
+        (["x", "--size", "8200"], "to 8192"),
+        (["x", "--size", "big"], "--size must be like"),
+        (["x", "--size", "-64"], "--size must be like"),
+        (["x", "--steps", "0"], "--steps must be from 1 to 1000, not 0."),
+        (["x", "--steps", "1001"], "--steps must be"),
+        (["x", "--steps", "many"], "'--steps'"),
+        (["x", "--guidance", "nan"], "--guidance must be a number from 0 to 100"),
+        (["x", "--guidance", "101"], "--guidance must be"),
+        (["x", "--guidance", "1e999999999"], "--guidance must be"),
+        (["x", "--seed", "4294967296"], "--seed must be from 0 to 4294967295"),
+        (["x", "--seed", "-1"], "--seed must be"),
+        (["x", "--count", "0"], "--count must be from 1 to 1000"),
+        (["x", "--sampler", "magic"], "There is no sampler 'magic'; there are ddim, euler, flow_euler."),
+        ([""], "The prompt is empty"),
+        ([" \n "], "The prompt is empty"),
+        (["x" * 8193], "The prompt has 8193 bytes; at most 8192 are possible."),
+        (["x" * 10_000_000], "The prompt has 10000000 bytes"),
+        (["a\x1b[2Jb"], "control characters"),
+        (["a\udcffb"], "not valid UTF-8"),
+        (["x", "--negative", "\x07"], "The negative prompt contains control characters"),
+        (["x", "-o", "nowhere/x.png"], "The folder nowhere for the picture does not exist."),
+        (["x", "-o", "x.jpg"], "name it x.png"),
+        (["x", "--model", "./nowhere"], "no such folder"),
+        (["x", "--join", "localhost:4001"], "join must be an address like"),
+        (["x", "--join", "/ip4/127.0.0.1/tcp/1/p2p/nobody"], "is not a peer id"),
+        (["x", "--network", "A B"], "network must be"),
+        (["x", "--nonsense"], "--nonsense"),
+        ([], "'PROMPT'"),
+    ],
+)
+def test_wrong_usage_is_a_sentence_before_anything_is_asked(peer, door, arguments, says):
+    code, out, err = peer("render", *arguments)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert len(err) < 400
+    assert "Traceback" not in err
+    assert door.asked == []
+
+
+def test_a_folder_is_asked_for_by_its_absolute_path(peer, door, tmp_path):
+    (tmp_path / "model").mkdir()
+    door.events = [JOB, picture(), FINISHED]
+    assert peer("render", "x", "--model", "model")[0] == 0
+    assert door.asked[0][1]["model"] == str(tmp_path / "model")
+
+
+def test_several_values_behind_one_option():
+    one, two = "/ip4/1.2.3.4/tcp/1", "/dns4/a.b/tcp/2"
+    assert spread(["up", "--join", one, two, "--provide"]) == [
+        "up",
+        "--join",
+        one,
+        "--join",
+        two,
+        "--provide",
+    ]
+    assert spread(["up", "--model", "a", "b", "--name", "c"]) == [
+        "up",
+        "--model",
+        "a",
+        "--model",
+        "b",
+        "--name",
+        "c",
+    ]
+    assert spread(["render", "--join", one, two, "a spiral"]) == [
+        "render",
+        "--join",
+        one,
+        "--join",
+        two,
+        "a spiral",
+    ]
+    assert spread(["render", "--model", "a", "b"]) == ["render", "--model", "a", "b"]
+    assert spread(["render", "--", "--join", one, two]) == ["render", "--", "--join", one, two]
+
+
+def test_sizes_and_guidance():
+    assert parse_size("512x768") == (512, 768)
+    assert parse_size("64") == (64, 64)
+    assert parse_guidance("3.1415926535") == 3_141_593
+    assert parse_guidance("1e1") == 10_000_000
+
+
+def test_ctrl_c_cancels_once_and_says_so(peer, door, monkeypatch, tmp_path):
+    closed = []
+
+    async def request(config, kind, body, on_event):
+        on_event(*JOB)
+        on_event(*picture())
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await trio.sleep_forever()
+        finally:
+            closed.append(kind)
+
+    door.request = request
+    code, _, err = peer("render", "x", "--count", "2")
+    assert code == 130
+    assert closed == ["render"]
+    assert err.startswith("Cancelling")
+    assert err.splitlines()[-1] == f"Cancelled. 1 picture is saved in {tmp_path}."
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+SWARM = {
+    "peers": [
+        {"peer": OTHER, "name": EVIL, "self": False, "device": "cpu", "models": ["[link=x]m"], "rtt_us": 1234,
+         "jitter_us": 20, "wait_us": 0, "step_us": 10_000, "connected": True, "note": None},
+        {"peer": OWN, "name": "oak", "self": True, "device": None, "models": [], "rtt_us": None,
+         "jitter_us": None, "wait_us": None, "step_us": None, "connected": True, "note": None},
+    ]
+}  # fmt: skip
+
+
+def drawn(renderable, width=100):
+    screen = console()
+    screen.file, screen.width = io.StringIO(), width
+    screen.print(renderable)
+    return screen.file.getvalue()
+
+
+def test_the_swarm_is_a_table_that_a_peer_cannot_write_on(peer, door):
+    text = drawn(swarm_table(SWARM["peers"]), 140)
+    assert text.splitlines()[1].startswith("oak (..")
+    assert "[31mlinden[bold]" in text
+    assert "[link=x]m" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "1.23 ms ±20 us" in text
+    assert "10.0 ms/step" in text
+    door.events = [("swarm", SWARM)]
+    assert json.loads(peer("swarm", "--json")[1]) == SWARM
+    assert peer("swarm")[0] == 0
+
+
+def test_watch_asks_again_until_ctrl_c(peer, door, monkeypatch):
+    door.events = [("swarm", SWARM)]
+    asked = []
+
+    def sleep(_):
+        asked.append(len(door.asked))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("peer.cli.swarm.time", types.SimpleNamespace(sleep=sleep, monotonic=lambda: 0.0))
+    code, out, _ = peer("swarm", "--watch", "--json")
+    assert (code, asked, len(out.splitlines())) == (0, [1, 2, 3], 3)
+
+
+def test_jobs_cancel_and_why(peer, door):
+    job = {"job": "ab" * 16, "created_us": 1_780_000_000_000_000, "state": "done", "model": "reference",
+           "provider": OTHER, "wall_us": 211_000, "pictures": 1, "sentence": None}  # fmt: skip
+    door.events = [("jobs", {"jobs": [job]})]
+    assert "abababababab " in peer("jobs")[1]
+    assert "211 ms" in drawn(jobs_table([job]), 120)
+    door.events = [("jobs", {"jobs": []})]
+    assert peer("jobs")[1] == "No jobs yet.\n"
+    door.events = [("cancelled", {"job": "ab" * 16})]
+    assert peer("cancel", "AB")[1] == f"Cancelled job {'ab' * 16}.\n"
+    assert door.asked[-1] == ("cancel", {"job": "ab"})
+    code, _, err = peer("cancel", "../../x")
+    assert (code, "not the beginning of a job's id" in err) == (2, True)
+    report = {
+        "job": "ab" * 16, "candidates": [{"peer": OTHER, "name": EVIL, "rtt_us": 900, "predicted_us": 200_000}],
+        "chosen": OTHER, "exclusions": [{"peer": OWN, "sentence": "It has no model."}], "timeline": TIMELINE,
+        "wall_us": 211_000, "avoidable": {"span": "transfer", "us": 9_000, "sentence": "9 ms went into it."},
+        "sentences": ["It was the only one."],
+    }  # fmt: skip
+    door.events = [("why", {"report": json.dumps(report)})]
+    code, out, _ = peer("why")
+    assert code == 0
+    for words in (
+        "took 211 ms",
+        "It was the only one.",
+        "chosen",
+        "It has no model.",
+        "step x20",
+        "Avoidable: 9 ms",
+    ):
+        assert words in out
+    assert "\x1b" not in out
+    assert json.loads(peer("why", "ab", "--json")[1]) == report
+
+
+def test_id_makes_a_key_once(peer, tmp_path):
+    code, first, _ = peer("id")
+    assert code == 0
+    assert first.startswith("12D3KooW")
+    assert peer("id")[1] == first
+    assert json.loads(peer("id", "--json")[1])["peer"] == first.strip()
+    (tmp_path / "home" / "identity.key").write_text("not a key")
+    code, _, err = peer("id")
+    assert code == 4
+    assert "does not hold a key" in err
+
+
+def test_up_prints_how_to_join_with_real_addresses():
+    outside, inside = f"/ip4/192.168.1.7/tcp/4001/p2p/{OWN}", f"/ip4/127.0.0.1/tcp/4001/p2p/{OWN}"
+    said = lines("listening", {"addresses": [outside], "join": [outside, inside]}, "main")
+    assert said[-1] == f"  peer up --join {outside}"
+    assert (
+        lines("listening", {"addresses": [], "join": [inside]}, "art")[-1]
+        == f"  peer up --join {inside} --network art"
+    )
+    assert "\x1b" not in "".join(lines("connected", {"peer": OTHER, "name": EVIL}, "main"))
+
+
+def test_verify_tells_a_picture_without_a_receipt_from_no_picture(peer, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    code, out, _ = peer("verify", "x.png")
+    assert code == 1
+    assert "no receipt" in out
+    assert json.loads(peer("verify", "x.png", "--json")[1])["verdict"] == "no receipt"
+    (tmp_path / "y.png").write_bytes(b"\0" * 100)
+    code, _, err = peer("verify", "y.png")
+    assert code == 2
+    assert "cannot be read as a PNG" in err
+    assert peer("verify", "nowhere.png")[0] == 2
+
+
+def test_doctor_checks_tell_ok_from_warning_from_problem(tmp_path):
+    home = tmp_path / "home"
+    assert check_home(home).state == "ok"
+    assert check_key(home).state == "ok"
+    home.mkdir(mode=0o700)
+    assert check_home(home).state == "ok"
+    home.chmod(0o777)
+    assert check_home(home).state == "warning"
+    (home / "identity.key").write_text("x")
+    assert check_key(home).state == "problem"
+    assert check_clock(0).state == "problem"
+    assert check_clock(1_800_000_000).state == "ok"
+    assert check_disk(home / "not" / "there").what == "disk"
+    status = {"peer": OWN, "name": "oak", "addresses": ["/ip4/127.0.0.1/tcp/1"], "peers_connected": 0,
+              "peers_known": 0, "clock_notes": ["The clock of linden is an hour off."]}  # fmt: skip
+    assert [finding.state for finding in check_status(status)] == ["ok", "warning", "warning", "warning"]
+
+
+def test_doctor_exits_1_only_for_a_problem(peer, door, monkeypatch, tmp_path):
+    devices = types.ModuleType("peer.renderer.devices")
+    devices.detect = lambda: ()
+    monkeypatch.setitem(sys.modules, "peer.renderer.devices", devices)
+    monkeypatch.setattr("peer.cli.doctor.check_models", lambda _: iter(()))
+    door.error = UserError("No peer runs here.", NOBODY)
+    code, out, _ = peer("doctor", "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert [finding["what"] for finding in report["findings"] if finding["state"] == "problem"] == ["device"]
+    kind = types.SimpleNamespace(kind="cpu", name="a CPU", count=1, memory_mib=None, dtypes=("fp32",))
+    devices.detect = lambda: (kind,)
+    code, out, _ = peer("doctor")
+    assert code == 0
+    assert "memory unknown" in out
+
+
+def test_the_preview_is_half_blocks_in_the_shape_of_the_picture():
+    assert shrink(2, 2, bytes([0, 0, 0, 100, 100, 100, 100, 100, 100, 200, 200, 200]), 1, 1) == [
+        [(100, 100, 100)]
+    ]
+    assert shrink(1, 1, b"abc", 32, 32) == [[(97, 98, 99)]]
+    wide = half_blocks(64, 32, bytes(64 * 32 * 3))
+    assert [len(row) for row in wide.plain.split("\n")] == [32] * 8
+    assert len(half_blocks(64, 64, bytes(64 * 64 * 3)).plain.split("\n")) == 16
+    with pytest.raises(ValueError, match="are not 2x2"):
+        shrink(2, 2, b"", 32, 32)
+
+
+def test_how_long_it_takes_is_a_range_that_never_lies_in_the_past():
+    assert total_range_us(0, 0, 20, None) is None
+    assert total_range_us(0, 0, 20, 1_000) == (850, 1150)
+    assert total_range_us(500, 5, 20, 1_000) == (1_000, 2_000)
+    assert total_range_us(5_000, 20, 20, 1_000) == (5_000, 5_000)
+
+
+def test_progress_in_a_terminal_is_one_line_with_a_preview(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "40")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with Live(1, quiet=False) as live:
+        assert live.line().startswith("choosing a peer")
+        live.on_attempt(0, "linden")
+        assert live.line().startswith("asking linden")
+        live.on_progress(0, PROGRESS[1])
+        assert "━━━━────────────" in live.line()
+        assert "step 5/20 · linden" in live.line()
+        assert "0.2 s in all" in live.line()
+        assert "▀▀" in drawn(live.draw())
+        live.say("It was lost.")
+    assert "It was lost." in terminal.getvalue()
+
+
+def test_nothing_moves_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", plain_file := io.StringIO())
+    with Live(1, quiet=False) as live:
+        live.on_progress(0, PROGRESS[1])
+    assert plain_file.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_a_timeline_without_unicode_is_drawn_in_ascii():
+    assert all(row.isascii() for row in timeline_rows(TIMELINE, 211_000, 60, "ascii"))
+    assert all(len(row) <= 60 for row in timeline_rows(TIMELINE, 211_000, 60, "utf-8"))
+
+
+HEAVY = ("torch", "libp2p", "trio", "rich", "diffusers", "transformers", "numpy", "multiaddr")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["render", "--help"], ["id"], ["verify", "x.png"], ["render", ""]]
+)
+def test_what_needs_nothing_heavy_imports_nothing_heavy(arguments, tmp_path):
+    code = (
+        "import sys; from peer.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        f"finally: print('HEAVY', sorted(set(sys.modules) & set({HEAVY!r})))"
+    )
+    environment = {**os.environ, "NEARLIGHT_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    # `verify` needs the protocol's receipts and no more; rich draws tables only.
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
+
+
+def test_a_reader_that_leaves_is_no_traceback(tmp_path):
+    environment = {**os.environ, "NEARLIGHT_HOME": str(tmp_path)}
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.closing(os.fdopen(writer, "wb")) as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "peer", "id"], stdout=gone, stderr=subprocess.PIPE, env=environment
+        )
+    assert done.stderr == b""
