@@ -20,6 +20,7 @@ QUEUE_US = 5_000  # of added delay, and the window shrinks
 RATE_ROUNDS = 10  # the delivery rate is the best of so many rounds
 FULL_ROUNDS = 3  # rounds in which the rate did not grow by a quarter: start-up is over
 MIN_RTT_LIFETIME_US = 10_000_000  # then the queue is drained and the minimum measured again
+VAIN_SHRINKS = 16  # in a row: so is it here, for a path that grew longer looks like a queue
 
 
 class Sender:
@@ -34,7 +35,7 @@ class Sender:
         self._in_flight: deque[tuple[int, int]] = deque()  # end of chunk, when it was sent
         self._window = START_WINDOW_BYTES
         self._starting = True
-        self._full_rounds = self._rounds = self._shrinks = 0
+        self._full_rounds = self._rounds = self._shrinks = self._vain_shrinks = 0
         self._best_rate = 0.0
         self._rates: deque[float] = deque(maxlen=RATE_ROUNDS)  # bytes per microsecond
         self._round_rtt_us: int | None = None  # the least of this round
@@ -82,15 +83,20 @@ class Sender:
             self._drained_round(now_us)
         else:
             self._resize()
-            if now_us - self._min_rtt_at_us > MIN_RTT_LIFETIME_US:
+            if now_us - self._min_rtt_at_us > MIN_RTT_LIFETIME_US or self._vain_shrinks == VAIN_SHRINKS:
                 self._kept_window, self._window = self._window, MIN_WINDOW_BYTES
+                self._vain_shrinks = 0
                 self._draining_rounds = 2  # one until the old window has left, one that measures
         self._round_ends, self._round_began, self._round_began_us = self._sent, self._acked, now_us
         self._round_rtt_us = None
 
     def _drained_round(self, now_us: int) -> None:
+        assert self._round_rtt_us is not None
+        assert self._min_rtt_us is not None
         self._draining_rounds -= 1
         if not self._draining_rounds:
+            if self._round_rtt_us > self._min_rtt_us + QUEUE_US:  # a longer path: what it holds is not known
+                self._starting, self._best_rate, self._full_rounds = True, 0.0, 0
             self._min_rtt_us, self._min_rtt_at_us = self._round_rtt_us, now_us
             self._window = self._kept_window
 
@@ -99,22 +105,25 @@ class Sender:
         assert self._min_rtt_us is not None
         rate = max(self._rates)
         path_bytes = int(rate * self._min_rtt_us)
-        bound_us = self._min_rtt_us + QUEUE_US
-        if rate >= self._best_rate * 1.25:
-            self._best_rate, self._full_rounds = rate, 0
-        else:
-            self._full_rounds += 1
+        # A chunk is measured alone or behind the one it shares an acknowledgement with: that much is no queue.
+        bound_us = self._min_rtt_us + QUEUE_US + int(CHUNK_BYTES / rate)
+        grown = rate >= self._best_rate * 1.25
+        self._best_rate = max(self._best_rate, rate)
+        self._full_rounds = 0 if grown else self._full_rounds + 1
         if self._round_rtt_us > bound_us:
             self._starting = False
             self._shrinks += 1
-            window = max(self._window * bound_us // self._round_rtt_us, path_bytes, MIN_WINDOW_BYTES)
-            self._window = min(self._window, window)
-        elif self._starting and self._full_rounds < FULL_ROUNDS:
-            self._window = min(2 * self._window, MAX_WINDOW_BYTES)
-        else:
-            most = min(max(START_WINDOW_BYTES, 2 * path_bytes), MAX_WINDOW_BYTES)
-            self._window = min(self._window * 5 // 4, most)
-            self._starting = False
+            self._vain_shrinks += 1
+            shrunk = self._window * bound_us // self._round_rtt_us
+            self._window = min(self._window, max(shrunk, path_bytes, MIN_WINDOW_BYTES))
+            return
+        self._vain_shrinks = 0
+        self._starting = self._starting and self._full_rounds < FULL_ROUNDS
+        # What is measured lags: by one doubling in start-up, by the chunk that a round trip includes later.
+        most = max(START_WINDOW_BYTES, (4 if self._starting else 2) * path_bytes)
+        self._window = min(
+            2 * self._window if self._starting else self._window * 9 // 8, most, MAX_WINDOW_BYTES
+        )
 
     @property
     def done(self) -> bool:
