@@ -161,7 +161,7 @@ class Provider:
                 offset = message.offset
             if task is not None:
                 await self._follow(talk, session, task, offset)
-        except PeerLost:
+        except* PeerLost:
             pass  # it may come back for the result, which is retained
         finally:
             self._streams.release_on_behalf_of(stream)

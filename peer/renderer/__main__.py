@@ -121,10 +121,11 @@ class Service:
                     self._pipe.end()
 
     def _load(self, folder: Path, model_id: bytes, device: str) -> Value:
-        from . import pipelines
+        from . import pipelines, render
 
         start_us = pipelines.now_us()
         try:
+            render.prepare()
             model = self._models[model_id] = pipelines.load(folder, device)
         except pipelines.LoadFailed as exc:
             return ["load_failed", {"model": model_id, "sentence": f"This folder cannot be loaded: {exc}"}]

@@ -16,6 +16,9 @@ from protocol.wire.statement import PRECISIONS, Statement
 
 from .messages import RenderFailed, unsupported
 
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 assert DTYPES.keys() == PRECISIONS
 

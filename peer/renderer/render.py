@@ -10,7 +10,7 @@ import numpy
 import torch
 from PIL import Image
 
-from protocol.wire.noise import normals
+from protocol.wire.noise import normals, table
 from protocol.wire.receipt import pixel_hash
 from protocol.wire.statement import Statement
 
@@ -57,6 +57,12 @@ class Watcher:
         [int, int, Callable[[], Preview | None]], None
     ]  # step (1..), us, makes a preview when called
     cancelled: Callable[[], bool]
+
+
+def prepare() -> None:
+    """Does once, while weights are loaded, what the first render would otherwise wait for."""
+    table()
+    Image.preinit()
 
 
 def render(model: Model, statement: Statement, watcher: Watcher) -> Picture:

@@ -23,6 +23,7 @@ ACCEPT_WITHIN_US = 1_000_000  # beyond the round trip: an honest provider answer
 MIN_QUIET_US = 1_000_000
 QUIET_STEPS = 4  # progress deadline = max(MIN_QUIET_US, QUIET_STEPS x predicted step)
 HEARTBEAT_US = 250_000  # LOADING or PROGRESS at least this often: four fit into the shortest deadline
+ACK_WITHIN_US = 20_000_000  # the slowest path still moves an ack in this time
 START_SLACK_US = 2_000_000  # what START may be late beyond the wait that ACCEPT promised
 
 
@@ -93,9 +94,9 @@ KINDS = frozenset(kind for _, _, kind in TRANSITIONS)
 
 @dataclass(frozen=True)
 class Deadline:
-    """What the requester waits for, and until when."""
+    """What we wait for, and until when."""
 
-    waiting_for: str  # "accept", "start", "progress", "bytes"
+    waiting_for: str  # "accept", "start", "progress", "bytes"; a provider: "ack"
     at_us: int
 
 
@@ -116,7 +117,10 @@ class Conversation:
 
     @property
     def deadline(self) -> Deadline | None:
-        """When silence becomes loss.  None before an offer and after the end."""
+        """When the other side's silence becomes loss.  None while it owes us nothing."""
+        if self.role is Role.PROVIDER:
+            owes = self.states[Role.PROVIDER] is State.SENDING and not self.over
+            return Deadline("ack", self._heard_us + ACK_WITHIN_US) if owes else None
         quiet_us = max(MIN_QUIET_US, QUIET_STEPS * self._step_us) + self._round_trip_us
         match self.states[Role.PROVIDER]:
             case State.OFFERED:
@@ -162,7 +166,7 @@ class Conversation:
         self.states[speaker] = TRANSITIONS[speaker, self.states[speaker], kind]
         other = self.states[speaker.other]
         self.states[speaker.other] = MOVES_THE_OTHER.get((kind, other), other)
-        if speaker is Role.PROVIDER or kind in ("offer", "resume"):
+        if speaker is not self.role or kind in ("offer", "resume", "result"):
             self._heard_us = now_us
 
     def _where(self) -> str:
