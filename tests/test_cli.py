@@ -78,7 +78,6 @@ PROGRESS = (
         "steps": 20,
         "preview": {"width": 2, "height": 2, "rgb": bytes(12)},
         "elapsed_us": 50_000,
-        "predicted_us": 210_000,
     },
 )
 FINISHED = ("finished", {"job": "ab" * 16, "done": 1, "failed": 0})
@@ -530,7 +529,7 @@ def test_progress_in_a_terminal_is_one_line_with_a_preview(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     with Live(1, quiet=False) as live:
         assert live.line().startswith("choosing a peer")
-        live.on_attempt(0, "linden")
+        live.on_attempt(0, "linden", 210_000)
         assert live.line().startswith("asking linden")
         live.on_progress(0, PROGRESS[1])
         assert "━━━━────────────" in live.line()

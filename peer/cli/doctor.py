@@ -13,7 +13,7 @@ from peer.errors import JOB_FAILED, UserError
 from protocol.wire.fields import plain
 
 from .call import answer
-from .show import console, print_json, sentence, short, table
+from .show import console, print_json, sentence, table, who
 
 if TYPE_CHECKING:
     from peer.config import PeerConfig
@@ -127,23 +127,23 @@ def check_device() -> Finding:
 
 
 def _swarm(config: "PeerConfig") -> Iterator[Finding]:
+    holder = _holder(config.home)
     try:
-        status = answer(config, "status", {})
-    except UserError as exc:
-        holder = _holder(config.home)
         if holder is not None:
-            yield Finding("peer", "problem", f"{holder} It does not answer: {exc.sentence}")
+            yield from check_status(answer(config, "status", {}))
         elif config.join:
-            yield Finding("peer", "problem", exc.sentence)
+            others = [peer for peer in answer(config, "swarm", {})["peers"] if not peer["self"]]
+            yield Finding("peers", "ok" if others else "warning", f"{len(others)} known by way of --join.")
         else:
             yield Finding("peer", "ok", "No peer runs on this home; `peer up` starts one.")
-        return
-    yield from check_status(status)
+    except UserError as exc:
+        words = exc.sentence if holder is None else f"{holder} It does not answer: {exc.sentence}"
+        yield Finding("peer", "problem", words)
 
 
 def check_status(status: dict[str, Any]) -> Iterator[Finding]:
     """What a running peer says of itself."""
-    yield Finding("peer", "ok", f"{plain(str(status['name']))} ({short(status['peer'])}) runs.")
+    yield Finding("peer", "ok", f"{who(status['name'], status['peer'])} runs.")
     addresses = [plain(str(address), 200) for address in status["addresses"]]
     outside = [address for address in addresses if not address.startswith(("/ip4/127.", "/ip6/::1/"))]
     if outside:

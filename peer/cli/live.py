@@ -49,6 +49,7 @@ class Live:
         self._count = count
         self._finished = 0
         self._providers: dict[int, str] = {}
+        self._predicted_us: dict[int, int | None] = {}
         self._progress: dict[int, Mapping[str, Any]] = {}
         self._preview: Mapping[str, Any] | None = None
         self._started_s = time.monotonic()
@@ -74,19 +75,21 @@ class Live:
         if self._moving:
             self._live.stop()
 
-    def on_attempt(self, picture: int, provider: str) -> None:
+    def on_attempt(self, picture: int, provider: str, predicted_us: int | None) -> None:
+        self._predicted_us[picture] = predicted_us
         self._providers[picture] = provider
 
     def on_progress(self, picture: int, progress: Mapping[str, Any]) -> None:
         self._progress[picture] = progress
         preview = progress.get("preview")
-        if preview is not None and picture == min(self._progress):
+        if preview is not None and picture == min(self._progress):  # one picture's, or they would flicker
             self._preview = preview
 
     def on_finished(self, picture: int) -> None:
         self._finished += 1
         self._progress.pop(picture, None)
         self._providers.pop(picture, None)
+        self._predicted_us.pop(picture, None)
         self._preview = None
 
     def say(self, words: str) -> None:
@@ -124,7 +127,7 @@ class Live:
         filled = min(_BAR_COLUMNS, step * _BAR_COLUMNS // steps)
         bar = "━" * filled + "─" * (_BAR_COLUMNS - filled)
         known_us = int(progress["elapsed_us"])
-        span_us = total_range_us(known_us, step, steps, progress.get("predicted_us"))
+        span_us = total_range_us(known_us, step, steps, self._predicted_us.get(picture))
         whole = "" if span_us is None else f" · {_range(*span_us)} in all"
         shown_us = elapsed_us if self._count == 1 else known_us
         return f"{batch}{bar} step {step}/{steps} · {provider} · {duration(shown_us)}{whole}"

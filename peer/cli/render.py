@@ -50,7 +50,8 @@ class _Run:
             case "job":
                 self._job, self._seeds = event["job"], event["seeds"]
             case "attempt":
-                self._live.on_attempt(event["picture"], who(event["name"], event["peer"]))
+                who_draws = who(event["name"], event["peer"])
+                self._live.on_attempt(event["picture"], who_draws, event.get("predicted_us"))
             case "told":
                 self._live.say(self._numbered(event["picture"], event["sentence"]))
             case "progress":
@@ -96,8 +97,8 @@ class _Run:
         if self._into.count > 1 and not self._as_json:
             print(f"{path}  {_provider(summary)}, {shown_time(summary.get('wall_us'))}", flush=True)
 
-    def _numbered(self, picture: int, words: str) -> str:
-        return words if self._into.count == 1 else f"Picture {picture + 1}: {words}"
+    def _numbered(self, picture: int | None, words: str) -> str:
+        return words if self._into.count == 1 or picture is None else f"Picture {picture + 1}: {words}"
 
 
 def _add_save(summary: dict[str, Any], us: int) -> None:

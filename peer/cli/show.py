@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MAX_SENTENCE_CHARS = 1000
 MAX_TIMELINE_COLUMNS = 100  # wider bars say no more
 SHORT_PEER_CHARS = 8  # the end of a peer id: all begin alike
+JOB_CHARS = 16  # the whole of a job's id, the beginning of a model's
 UNKNOWN = "?"
 
 
@@ -79,10 +80,10 @@ def jobs_table(jobs: Iterable[Mapping[str, Any]]) -> "Table":
         created = datetime.datetime.fromtimestamp(int(job.get("created_us") or 0) / 1e6).astimezone()
         rows.append(
             (
-                plain(str(job.get("job")))[:12],
+                plain(str(job.get("job")))[:JOB_CHARS],
                 created.strftime("%Y-%m-%d %H:%M"),
                 plain(str(job.get("state"))),
-                plain(str(job.get("model") or UNKNOWN)),
+                plain(str(job.get("model") or UNKNOWN))[:JOB_CHARS],
                 short(job["provider"]) if job.get("provider") else "-",
                 plain(str(job.get("pictures", UNKNOWN))),
                 time(job.get("wall_us")),
@@ -135,7 +136,10 @@ def print_why(report: Mapping[str, Any]) -> None:
     screen = console()
     chosen = report.get("chosen") or report.get("provider")
     chosen = chosen.get("peer") if isinstance(chosen, dict) else chosen
-    print(f"Job {plain(str(report.get('job')))[:12]} took {time(report.get('wall_us'))}.")
+    job = plain(str(report.get("job")))[:JOB_CHARS]
+    took = f"took {time(report['wall_us'])}" if isinstance(report.get("wall_us"), int) else "drew nothing"
+    state = plain(str(report.get("state") or ""))
+    print(f"Job {job}{f' ({state})' if state else ''} {took}.")
     for words in report.get("sentences") or ():
         print(sentence(words))
     candidates = [each for each in report.get("candidates") or () if isinstance(each, dict)]

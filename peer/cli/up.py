@@ -21,7 +21,10 @@ def run(config: "PeerConfig") -> None:
         for line in lines(kind, event, config.network):
             print(line, flush=True)
 
-    trio.run(serve, config, on_event)
+    try:
+        trio.run(serve, config, on_event)
+    except* KeyboardInterrupt:
+        pass  # before it was ready to be told: nothing is left to tidy up
 
 
 def lines(kind: str, event: dict[str, Any], network: str) -> list[str]:
