@@ -157,7 +157,7 @@ class Links:
         session = Session(stream.peer)
         try:
             await _Link(stream, session, self).run()
-        except (HostError, trio.BrokenResourceError, trio.ClosedResourceError):
+        except* (HostError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the connection is gone: on_disconnected says so
         finally:
             with trio.CancelScope(shield=True):
