@@ -14,6 +14,7 @@ import transformers
 
 from protocol.wire.statement import PRECISIONS, Statement
 
+from .devices import dtypes
 from .messages import RenderFailed, unsupported
 
 diffusers.utils.logging.disable_progress_bar()
@@ -22,7 +23,7 @@ transformers.utils.logging.disable_progress_bar()
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 assert DTYPES.keys() == PRECISIONS
 
-BF16_COMPUTE_CAPABILITY = (8, 0)  # CUDA C++ Programming Guide, "Compute Capabilities": bfloat16 from 8.0
+
 MAX_CONFIG_BYTES = 1 << 20
 
 _CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -217,10 +218,8 @@ class Model:
 
 def precisions(device: torch.device) -> tuple[str, ...]:
     """The precisions this device computes in natively; on a CPU only fp32 is bit-stable and quick enough to offer."""
-    if device.type != "cuda":
-        return ("fp32",)
-    capability = torch.cuda.get_device_capability(device)
-    return ("fp32", "fp16", "bf16") if capability >= BF16_COMPUTE_CAPABILITY else ("fp32", "fp16")
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return dtypes(device.type, capability)
 
 
 def require_precision(precision: str, device: torch.device) -> None:
