@@ -131,7 +131,7 @@ def test_a_render_saves_the_picture_and_says_where_the_time_went(peer, door, tmp
     assert "drawn by [31mlinden[bold] (.." in said[1]
     assert said[-1] == "checked: signature, file, pixels"
     assert any(line.startswith("  step x20") for line in said)
-    assert any(line.strip().startswith("save") for line in said)
+    assert any(line.strip().startswith("write_file") for line in said)
     assert max(map(len, said[2:])) <= 72
     ((kind, body),) = door.asked
     assert kind == "render"
@@ -160,7 +160,7 @@ def test_json_ends_with_one_object_about_the_saved_file(peer, door, tmp_path):
     assert summary["sha256"] == hashlib.sha256(PNG).hexdigest()
     critical = sum(entry["us"] for entry in summary["timeline"] if entry["critical"])
     assert summary["wall_us"] - critical == summary["unaccounted_us"]
-    assert summary["timeline"][-1]["span"] == "save"
+    assert summary["timeline"][-1]["span"] == "write_file"
 
 
 def test_a_batch_is_numbered_and_its_object_lists_all(peer, door, tmp_path):

@@ -90,7 +90,7 @@ class _Run:
                 f"The picture was drawn but cannot be saved in {self._into.folder}: {exc.strerror}."
             )
             return
-        _add_save(summary, (time.monotonic_ns() - started_ns) // 1000)
+        _add_write(summary, (time.monotonic_ns() - started_ns) // 1000)
         summary["image"] = str(path)
         summary["sha256"] = hashlib.sha256(data).hexdigest()
         self.summaries.append(summary)
@@ -101,14 +101,14 @@ class _Run:
         return words if self._into.count == 1 or picture is None else f"Picture {picture + 1}: {words}"
 
 
-def _add_save(summary: dict[str, Any], us: int) -> None:
+def _add_write(summary: dict[str, Any], us: int) -> None:
     """The peer's account ends where the picture is handed over; to be on disk took `us` more, measured here."""
     wall_us, timeline = summary.get("wall_us"), summary.get("timeline")
     if not isinstance(wall_us, int) or not isinstance(timeline, list):
         return
     timeline.append(
         {
-            "span": "save",
+            "span": "write_file",
             "parent": None,
             "attempt": None,
             "observer": summary.get("requester") or "",
