@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .swarm import Peer, Swarm
+
+    Tell = Callable[[str], None]
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a gold spiral on navy"
@@ -62,12 +66,15 @@ async def run(options: argparse.Namespace) -> int:
     def tell(sentence: str) -> None:
         print(f"[{time.monotonic() - asked_s:5.1f} s] {sentence}", file=told, flush=True)
 
+    def show(text: str) -> None:
+        print(f"\n{text.strip()}\n", file=told, flush=True)
+
     config = SwarmConfig(peers=options.peers, providers=options.peers - 1, on_progress=tell)
     tell(f"Starting {options.peers} peers, each a process of its own, on 127.0.0.1.")
     try:
         async with swarm(config) as running:
             tell(f"Everyone knows everyone, {running.ready_us / 1e6:.1f} s after the last start.")
-            summary = await _one_picture(options, running, tell)
+            summary = await _one_picture(options, running, tell, show)
     except (SwarmError, AlreadyUp, DemoFailed) as exc:
         print(exc, file=sys.stderr)
         return 1
@@ -78,7 +85,7 @@ async def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _one_picture(options: argparse.Namespace, running: Swarm, tell: Any) -> dict[str, Any]:
+async def _one_picture(options: argparse.Namespace, running: Swarm, tell: Tell, show: Tell) -> dict[str, Any]:
     requester, providers = running.peers[-1], running.peers[:-1]
     options.out.mkdir(parents=True, exist_ok=True)
     image = _unused(options.out / f"{_file_name(options.prompt)}.png")
@@ -90,9 +97,11 @@ async def _one_picture(options: argparse.Namespace, running: Swarm, tell: Any) -
     chosen = _check(summary, requester, providers)
     tell(f"p{chosen.index} rendered it in {summary['wall_us'] / 1e6:.2f} s, asked to checked on disk.")
 
-    _tell_lines(await _command(["verify", summary["image"]]), tell)
+    tell("Its receipt, checked by `peer verify`, which needs no peer:")
+    show(await _command(["verify", summary["image"]]))
     why = await requester.run_cli(["why", str(summary["job"])] if summary.get("job") else ["why"])
-    _tell_lines(_succeeded("peer why", why), tell)
+    tell("Where the time went, from `peer why`:")
+    show(_succeeded("peer why", why))
     return summary
 
 
@@ -143,11 +152,6 @@ def _check(summary: dict[str, Any], requester: Peer, providers: tuple[Peer, ...]
         if peer.peer_id == summary.get("provider"):
             return peer
     raise DemoFailed(f"The provider {summary.get('provider')!r} is none of the peers that provide.")
-
-
-def _tell_lines(text: str, tell: Any) -> None:
-    for line in text.rstrip().splitlines():
-        tell(line)
 
 
 def _file_name(prompt: str) -> str:

@@ -197,16 +197,8 @@ def _start_peer(config: SwarmConfig, home: Path, index: int, join: str | None) -
     own_home = home / f"p{index}"
     journal = journals.Follower(own_home / journals.FILE)
     provides = index < config.providing
-    command = [
-        sys.executable,
-        "-m",
-        "peer",
-        "up",
-        "--home",
-        str(own_home),
-        "--listen",
-        "/ip4/127.0.0.1/tcp/0",
-    ]
+    command = [sys.executable, "-m", "peer", "up", "--home", str(own_home), "--name", f"p{index}"]
+    command += ["--listen", "/ip4/127.0.0.1/tcp/0"]
     if join is not None:
         command += ["--join", join]
     if provides:
