@@ -19,18 +19,14 @@ SPREAD_PERCENT = 15  # of a prediction that nothing has confirmed yet
 _BAR_COLUMNS = 16
 
 
-def total_range_us(
-    elapsed_us: int, step: int, steps: int, predicted_us: int | None
-) -> tuple[int, int] | None:
+def total_range_us(elapsed_us: int, left_us: int | None, predicted_us: int | None) -> tuple[int, int] | None:
     """From and to what the whole will take; None while nothing is known.
 
-    The two ends are the prediction and what the steps so far say, each with its own uncertainty.
+    The two ends are the prediction and what the steps so far say (`left_us`), each with its own uncertainty.
     """
-    guesses = []
-    if predicted_us is not None:
-        guesses.append(predicted_us)
-    if 0 < step <= steps:
-        guesses.append(elapsed_us * steps // step)
+    guesses = [] if predicted_us is None else [predicted_us]
+    if left_us is not None:
+        guesses.append(elapsed_us + left_us)
     if not guesses:
         return None
     low, high = min(guesses), max(guesses)
@@ -50,6 +46,7 @@ class Live:
         self._finished = 0
         self._providers: dict[int, str] = {}
         self._predicted_us: dict[int, int | None] = {}
+        self._first: dict[int, tuple[int, int]] = {}  # the first step heard of, and when
         self._progress: dict[int, Mapping[str, Any]] = {}
         self._preview: Mapping[str, Any] | None = None
         self._started_s = time.monotonic()
@@ -81,6 +78,9 @@ class Live:
 
     def on_progress(self, picture: int, progress: Mapping[str, Any]) -> None:
         self._progress[picture] = progress
+        first_step, _ = self._first.get(picture, (progress["step"], 0))
+        if picture not in self._first or progress["step"] < first_step:  # begun anew elsewhere
+            self._first[picture] = progress["step"], progress["elapsed_us"]
         preview = progress.get("preview")
         if preview is not None and picture == min(self._progress):  # one picture's, or they would flicker
             self._preview = preview
@@ -89,6 +89,7 @@ class Live:
         self._finished += 1
         self._progress.pop(picture, None)
         self._providers.pop(picture, None)
+        self._first.pop(picture, None)
         self._predicted_us.pop(picture, None)
         self._preview = None
 
@@ -127,10 +128,19 @@ class Live:
         filled = min(_BAR_COLUMNS, step * _BAR_COLUMNS // steps)
         bar = "━" * filled + "─" * (_BAR_COLUMNS - filled)
         known_us = int(progress["elapsed_us"])
-        span_us = total_range_us(known_us, step, steps, self._predicted_us.get(picture))
+        span_us = total_range_us(known_us, self._left_us(picture, progress), self._predicted_us.get(picture))
         whole = "" if span_us is None else f" · {_range(*span_us)} in all"
         shown_us = elapsed_us if self._count == 1 else known_us
         return f"{batch}{bar} step {step}/{steps} · {provider} · {duration(shown_us)}{whole}"
+
+    def _left_us(self, picture: int, progress: Mapping[str, Any]) -> int | None:
+        """What the steps that are left take, at the pace since the first that was heard of."""
+        first_step, first_us = self._first.get(picture, (progress["step"], 0))
+        steps = int(progress["step"]) - first_step
+        if steps <= 0:
+            return None
+        left = int(progress["steps"]) - int(progress["step"])
+        return left * (int(progress["elapsed_us"]) - first_us) // steps
 
     def _can_preview(self) -> bool:
         screen = self._console
