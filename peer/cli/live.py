@@ -140,7 +140,8 @@ class Live:
         if steps <= 0:
             return None
         left = int(progress["steps"]) - int(progress["step"])
-        return left * (int(progress["elapsed_us"]) - first_us) // steps
+        done_us = int(progress["elapsed_us"]) - first_us
+        return int(left * done_us // steps)
 
     def _can_preview(self) -> bool:
         screen = self._console
