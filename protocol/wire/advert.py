@@ -59,7 +59,7 @@ class Device:
             memory_mib=fields.maybe("memory_mib", lambda key: fields.integer(key, 0, U32)),
             free_memory_mib=fields.maybe("free_memory_mib", lambda key: fields.integer(key, 0, U32)),
             compute_capability=fields.maybe(
-                "compute_capability", lambda key: _pair(fields.items(key, at_most=2))
+                "compute_capability", lambda key: _pair(fields.value(key), 0, 1000)
             ),
             dtypes=tuple(_precisions(fields.items("dtypes", at_most=8))),
         )
@@ -129,7 +129,7 @@ class OfferedModel:
             name=plain(fields.text("name", at_most_bytes=256)),
             family=fields.choice("family", FAMILIES),
             state=fields.choice("state", MODEL_STATES),
-            native=_pair(fields.items("native", at_most=2)),
+            native=_pair(fields.value("native"), 1, MAX_SIDE_PX),
             load_us=fields.maybe("load_us", lambda key: fields.integer(key, 0, MAX_US)),
             speeds=tuple(Speed.from_fields(item) for item in fields.each("speeds", at_most=MAX_SPEEDS)),
         )
@@ -263,7 +263,7 @@ def sync_request(known: dict[str, tuple[int, int]]) -> Value:
 def known_untrusted(value: Value) -> dict[str, tuple[int, int]]:
     match value:
         case ["known", dict(versions)]:
-            return {peer: _pair(version) for peer, version in versions.items()}
+            return {peer: _pair(version, 0, U64) for peer, version in versions.items()}
     raise MalformedMessage("not a request for adverts")
 
 
@@ -280,13 +280,13 @@ def adverts_untrusted(value: Value) -> list[bytes]:
     raise MalformedMessage("not a list of adverts")
 
 
-def _pair(value: Value) -> tuple[int, int]:
+def _pair(value: Value, low: int, high: int) -> tuple[int, int]:
     match value:
         case [bool(), _] | [_, bool()]:
             pass
-        case [int(first), int(second)] if first >= 0 and second >= 0:
+        case [int(first), int(second)] if low <= first <= high and low <= second <= high:
             return first, second
-    raise MalformedMessage("not a pair of counts")
+    raise MalformedMessage(f"not a pair of integers from {low} to {high}")
 
 
 def _addresses(items: list[Value]) -> list[str]:

@@ -85,9 +85,9 @@ class Fields:
         return self._take(key)
 
     def maybe(self, key: str, read: Callable[[str], T]) -> T | None:
-        """`read(key)`, or None where the field is nil (stated as unknown)."""
-        if self._left.get(key, False) is None:
-            del self._left[key]
+        """`read(key)`, or None where the field is nil (stated as unknown) or ignorable and absent."""
+        if self._left.get(key, None if key.startswith(IGNORABLE) else False) is None:
+            self._left.pop(key, None)
             return None
         return read(key)
 

@@ -59,7 +59,7 @@ class Hello:
             sent_us=fields.integer("sent_us", 0, MAX_US),
             features=tuple(_names(fields.items("features", at_most=32))),
             limits=tuple(zip(_names(list(limits)), _integers(list(limits.values())), strict=True)),
-            agent=plain(fields.text("~agent", at_most_bytes=256)),
+            agent=plain(fields.maybe("~agent", lambda key: fields.text(key, at_most_bytes=256)) or ""),
         )
         fields.end()
         return hello

@@ -1,7 +1,7 @@
 """The exact description of one picture; its hash names the picture wanted.  (README section 8.)"""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from ..errors import MalformedMessage
@@ -50,6 +50,7 @@ class Statement:
     )
     adapters: tuple[tuple[bytes, int], ...] = ()  # adapter id, weight in millionths
     inputs: tuple[()] = ()  # reserved: role, hash, bytes, codec
+    _received: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     def to_value(self) -> Value:
         return {
@@ -74,7 +75,8 @@ class Statement:
         }
 
     def to_bytes(self) -> bytes:
-        return encode(self.to_value())
+        """As it was received, with the fields that we do not know: the hash is of what its author wrote."""
+        return self._received if self._received is not None else encode(self.to_value())
 
     @property
     def hash(self) -> bytes:
@@ -113,6 +115,7 @@ class Statement:
         )
         output_fields.end()
         fields.end()
+        object.__setattr__(statement, "_received", data)
         return statement
 
 
@@ -125,6 +128,8 @@ def _side(fields: Fields, key: str) -> int:
 
 def _adapter(item: Value) -> tuple[bytes, int]:
     match item:
+        case [bytes(), bool()]:
+            pass
         case [bytes(adapter), int(weight)] if len(adapter) == MODEL_ID_BYTES and 0 <= weight <= 10_000_000:
             return adapter, weight
     raise MalformedMessage("statement: an adapter is an id and a weight in millionths")

@@ -14,12 +14,13 @@ from .hello import MAX_US, LiveState
 from .offer import ATTEMPT_BYTES, MAX_OFFER_BYTES
 from .receipt import HASH_BYTES, MAX_FILE_BYTES, MAX_RECEIPT_BYTES
 from .statement import CODECS, MAX_SIDE_PX, MAX_STEPS
+from .transfer import CHUNK_BYTES
 
 PROTOCOL = "/nearlight/task/1"
 MAX_TASK_MESSAGE_BYTES = 128 * 1024
 MAX_SENTENCE_BYTES = 512
 MAX_PREVIEW_SIDE_PX = 64
-MAX_CHUNK_BYTES = 65_440
+MAX_STEP_US = 600_000_000  # START may not put the progress deadline off for ever
 MAX_SPANS = MAX_STEPS + 32
 
 REFUSALS = frozenset(
@@ -181,7 +182,7 @@ class Start:
 
     @classmethod
     def read(cls, fields: Fields) -> Self:
-        return cls(_clock(fields, "step_us"), _clock(fields, "sent_us"))
+        return cls(fields.integer("step_us", 0, MAX_STEP_US), _clock(fields, "sent_us"))
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,7 @@ class Chunk:
 
     @classmethod
     def read(cls, fields: Fields) -> Self:
-        return cls(fields.integer("offset", 0, MAX_FILE_BYTES), fields.data("data", at_most=MAX_CHUNK_BYTES))
+        return cls(fields.integer("offset", 0, MAX_FILE_BYTES), fields.data("data", at_most=CHUNK_BYTES))
 
 
 @dataclass(frozen=True)
