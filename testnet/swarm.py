@@ -127,18 +127,22 @@ async def run_peer_command(
     arguments: list[str], *, show_progress: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """`python -m peer ...`, text out, whatever its exit code; ended with the caller's scope."""
-    done = await trio.run_process(
-        [sys.executable, "-m", "peer", *arguments],
-        cwd=ROOT,
-        env=processes.environment(),
-        capture_stdout=True,
-        capture_stderr=not show_progress,
-        check=False,
-        start_new_session=True,  # Ctrl-C comes to it through us, once
-    )
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode()
-    )
+    # Files and not pipes: a command that is cancelled still has its last words to say.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        done = await trio.run_process(
+            [sys.executable, "-m", "peer", *arguments],
+            cwd=ROOT,
+            env=processes.environment(),
+            stdout=out,
+            stderr=None if show_progress else err,
+            check=False,
+            start_new_session=True,  # Ctrl-C comes to it through us, once
+        )
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, out.read().decode(), err.read().decode(errors="replace")
+        )
 
 
 @asynccontextmanager
