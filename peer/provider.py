@@ -413,6 +413,7 @@ class Provider:
             if not task.cancelled:
                 task.started = True
                 task.changed.notify()
+                self._journal("task_started", attempt=task.attempt.hex(), renderer=self._renderer.pid)
                 sent_us = now_us()
                 rendered = await self._renderer.render(
                     task.attempt, model.id, statement.to_bytes(), lambda step: self._on_step(task, step)

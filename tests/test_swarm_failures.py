@@ -1,0 +1,156 @@
+"""What goes wrong in a swarm of real processes while a picture is being drawn."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+import trio
+
+from testnet import journals, processes
+from testnet.swarm import ROOT, Peer, Swarm, SwarmConfig, swarm
+
+pytestmark = pytest.mark.slow
+
+LONG = ["--steps", "150", "--seed", "7"]  # some five seconds of steps on one busy core
+WITHIN_S = 120  # on two cores with everything else that tests run
+
+
+async def wait_entry(peers: list[Peer], event: str) -> tuple[Peer, dict]:
+    """The first new journal entry of that name, and whose it is."""
+    followers = [(peer, journals.Follower(peer.home / "journal.jsonl")) for peer in peers]
+    with trio.fail_after(WITHIN_S):
+        while True:
+            for peer, follower in followers:
+                for entry in follower.new_entries():
+                    if entry["event"] == event:
+                        return peer, entry
+            await trio.sleep(0.02)
+
+
+async def render_while(swarm: Swarm, happens) -> subprocess.CompletedProcess:
+    """Renders remotely from the last peer, which does not provide; `happens(provider, entry)` once it is being drawn."""
+    *providers, requester = swarm.peers
+    results = []
+
+    async def render() -> None:
+        results.append(await requester.run_cli(["render", "a red circle on white", "--remote", "--json", *LONG]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(render)
+        provider, entry = await wait_entry(providers, "task_started")
+        happens(provider, entry)
+    return results[0]
+
+
+def summary_of(result: subprocess.CompletedProcess) -> dict:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+async def test_a_provider_lost_while_it_draws_costs_the_picture_nothing_but_time(kill):
+    async with swarm(SwarmConfig(peers=3, providers=2)) as running:
+        lost = []
+
+        def lose(provider, _entry):
+            lost.append(provider)
+            os.kill(provider.pid, kill)
+
+        try:
+            summary = summary_of(await render_while(running, lose))
+        finally:
+            if kill is signal.SIGSTOP:
+                os.kill(lost[0].pid, signal.SIGCONT)
+        other = next(peer for peer in running.peers[:2] if peer is not lost[0])
+        assert summary["provider"] == other.peer_id
+        assert [attempt["outcome"] for attempt in summary["attempts"]] == ["lost", "done"]
+        assert summary["unaccounted_us"] <= 0.02 * summary["wall_us"] or summary["attempts"][0]["outcome"] == "lost"
+
+
+async def test_a_renderer_that_is_killed_fails_its_task_and_its_peer_lives_on():
+    async with swarm(SwarmConfig(peers=3, providers=2)) as running:
+        hit = []
+
+        def kill_renderer(provider, entry):
+            hit.append(provider)
+            os.kill(entry["renderer"], signal.SIGKILL)
+
+        summary = summary_of(await render_while(running, kill_renderer))
+        assert summary["provider"] != hit[0].peer_id
+        assert summary["attempts"][0]["outcome"] == "failed"
+        assert "renderer" in summary["attempts"][0]["sentence"]
+        status = await hit[0].run_cli(["swarm", "--json"])
+        assert status.returncode == 0
+
+
+async def test_ctrl_c_cancels_the_task_where_it_is_drawn():
+    async with swarm(SwarmConfig(peers=2, providers=1)) as running:
+        provider, requester = running.peers
+        command = [sys.executable, "-m", "peer", "render", "a red circle on white", "--remote", *LONG]
+        process = await trio.lowlevel.open_process(
+            [*command, "--home", str(requester.home)],
+            cwd=ROOT,
+            env=processes.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        await wait_entry([provider], "task_started")
+        finished = journals.Follower(provider.home / "journal.jsonl")
+        process.send_signal(signal.SIGINT)
+        with trio.fail_after(WITHIN_S):
+            assert await process.wait() == 130
+            while not (ended := [e for e in finished.new_entries() if e["event"] == "task_finished"]):
+                await trio.sleep(0.02)
+        assert ended[0]["outcome"] == "cancelled"
+        assert 0 < ended[0]["steps"] < 150
+
+
+async def test_two_daemons_on_one_key_and_a_port_in_use_are_told_in_a_sentence(tmp_path):
+    async with swarm(SwarmConfig(peers=1)) as running:
+        peer = running.peers[0]
+        second = await peer.run_cli(["up", "--listen", "/ip4/127.0.0.1/tcp/0"])
+        assert second.returncode == 4
+        assert str(peer.pid) in second.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"
+        arguments = ["-m", "peer", "up", "--home", str(tmp_path / "home"), "--listen", address]
+        result = await trio.run_process(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=processes.environment(),
+            check=False,
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+    assert result.returncode == 4
+    assert b"listens" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+async def test_no_trace_of_a_prompt_is_left_on_a_providers_disk():
+    canary = "xylophone cormorant 8231"
+    async with swarm(SwarmConfig(peers=2, providers=1)) as running:
+        provider, requester = running.peers
+        result = await requester.run_cli(["render", canary, "--remote", "--json", "--steps", "2"])
+        assert result.returncode == 0, result.stderr
+        files = [path for path in provider.home.rglob("*") if path.is_file()] + [provider.output]
+        assert files
+        for path in files:
+            assert b"cormorant" not in path.read_bytes(), path
+
+
+async def test_a_daemon_leaves_no_process_behind():
+    async with swarm(SwarmConfig(peers=2, providers=1)) as running:
+        result = await running.peers[1].run_cli(["render", "a blue square on white", "--remote", "--json", "--steps", "1"])
+        assert result.returncode == 0, result.stderr
+        family = [psutil.Process(peer.pid) for peer in running.peers]
+        family += [child for process in family for child in process.children(recursive=True)]
+    assert len(family) >= 3
+    assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
