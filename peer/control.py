@@ -45,7 +45,10 @@ async def request(config: PeerConfig, kind: str, body: dict[str, Value], on_even
     except OSError:
         if kind == "cancel":
             raise UserError("No peer is running here, so there is no job to cancel.", NOBODY) from None
-        await _ask_own(config, kind, body, on_event)
+        if kind in ("jobs", "why"):
+            on_event(kind, await trio.to_thread.run_sync(_from_ledger, config.home, kind, body))
+        else:
+            await _ask_own(config, kind, body, on_event)
         return
     if config.join and kind == "render":
         on_event(
@@ -57,7 +60,7 @@ async def request(config: PeerConfig, kind: str, body: dict[str, Value], on_even
 
 async def serve(config: PeerConfig, on_event: OnEvent) -> None:
     """Runs the daemon until SIGINT or SIGTERM; UserError if it cannot start."""
-    async with _running_node(config, on_event, needs_lock=True) as service:
+    async with _running_node(config, on_event) as service:
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 await nursery.start(_listen, config.home, service)
@@ -68,7 +71,7 @@ async def serve(config: PeerConfig, on_event: OnEvent) -> None:
 
 
 @asynccontextmanager
-async def _running_node(config: PeerConfig, on_event: OnEvent, *, needs_lock: bool) -> AsyncIterator[Any]:
+async def _running_node(config: PeerConfig, on_event: OnEvent) -> AsyncIterator[Any]:
     from .node import open_node
     from .service import Service
     from .store.identity import (
@@ -91,6 +94,23 @@ async def _running_node(config: PeerConfig, on_event: OnEvent, *, needs_lock: bo
         raise _first(group) from None
 
 
+def _from_ledger(home: Path, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What the ledger alone can answer."""
+    from . import history
+    from .store.ledger import Ledger, LedgerError
+
+    try:
+        ledger = Ledger(home / "ledger.sqlite3")
+    except LedgerError as exc:
+        raise UserError(str(exc), LOCAL_SETUP) from exc
+    try:
+        if kind == "jobs":
+            return {"jobs": history.jobs(ledger, body["limit"])}
+        return {"report": history.why(ledger, body["job"])}
+    finally:
+        ledger.close()
+
+
 def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -100,7 +120,7 @@ def _first(error: BaseException) -> BaseException:
 async def _ask_own(config: PeerConfig, kind: str, body: dict[str, Value], on_event: OnEvent) -> None:
     """A short-lived peer: it joins, waits until it knows someone, asks, and leaves."""
     silent: OnEvent = lambda _kind, _body: None  # noqa: E731
-    async with _running_node(config, silent, needs_lock=True) as service:
+    async with _running_node(config, silent) as service:
         if config.join and kind in ("render", "swarm"):
             await _wait_known(service._node)
         await service.handle(kind, body, on_event)

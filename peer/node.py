@@ -66,7 +66,7 @@ class Node:
     def name_of(self, peer: str) -> str:
         """What a person reads: the peer's own name for itself, and the end of its id."""
         if peer == self.peer:
-            return "this peer"
+            return f"{self.config.name} (this peer)" if self.config.name else "this peer"
         signed = self.directory.signed_advert(peer)
         return f"{signed.advert.name or 'peer'} ({peer[-6:]})" if signed else peer[-6:]
 

@@ -62,6 +62,11 @@ REDIAL_EVERY_S = 0.25
 class JobFailed(Exception):
     """No picture: the sentence says which constraint binds, or what went wrong last."""
 
+    def __init__(self, sentence: str, *, nobody: bool) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.nobody = nobody  # there was nobody to ask
+
 
 @dataclass
 class Attempt:
@@ -176,7 +181,7 @@ class _Run:
                         case Finish():
                             return self._picture()
                         case GiveUp(sentence):
-                            raise JobFailed(sentence)
+                            raise JobFailed(sentence, nobody=self._job.attempts == 0)
                         case _:
                             following += await self._do(action)
                 actions = following

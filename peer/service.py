@@ -23,19 +23,19 @@ from protocol.wire.fields import Fields
 from protocol.wire.statement import SALT_BYTES, Statement
 from protocol.wire.task import Progress
 
-from . import __version__
+from . import __version__, history
 from .clock import now_us, wall_us
 from .errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
 from .node import Node
 from .requester import Attempt, Events, JobFailed, Picture
-from .store.ledger import AmbiguousJob, JobRecord
+from .store.ledger import JobRecord
 from .store.models import ModelError, reference_model_folder, scan_folder
 
 Emit = Callable[[str, dict[str, Value]], None]
 
-FIND_PEERS_WITHIN_S = 10.0  # a node that just started waits so long for a peer that can do it
 AT_ONCE = 8  # pictures of one job under way
 MAX_COUNT = 1000
+MAX_JOBS = 1000
 DEFAULTS = {  # steps, guidance x 10^-6, sampler: what the authors of each family recommend
     "sd": (20, 7_500_000, "ddim"),
     "sdxl": (30, 5_000_000, "euler"),
@@ -73,11 +73,16 @@ class Service:
             case "render":
                 await self._render(fields, emit)
             case "jobs":
-                emit("jobs", {"jobs": await self._jobs(fields.integer("limit", 1, 1000))})
+                limit = fields.integer("limit", 1, MAX_JOBS)
+                running = frozenset(self._running)
+                listed = await trio.to_thread.run_sync(history.jobs, self._node.ledger, limit, running)
+                emit("jobs", {"jobs": listed})
             case "cancel":
                 emit("cancelled", {"job": self._cancel(fields.text("job", at_most_bytes=64))})
             case "why":
-                emit("why", {"report": await self._why(fields)})
+                job = fields.maybe("job", lambda key: fields.text(key, at_most_bytes=64))
+                report = await trio.to_thread.run_sync(history.why, self._node.ledger, job)
+                emit("why", {"report": report})
             case _:
                 raise UserError(f"There is no request {kind!r}.", WRONG_USAGE)
 
@@ -157,7 +162,7 @@ class Service:
         record = JobRecord(job, wall_us(), "running", request)
         ledger = self._node.ledger
         await trio.to_thread.run_sync(ledger.put_job, record)
-        outcomes: list[Picture | str] = []
+        outcomes: list[Picture | JobFailed] = []
 
         async def one(index: int, limit: trio.CapacityLimiter) -> None:
             async with limit:
@@ -175,7 +180,7 @@ class Service:
         finally:
             del self._running[job]
             done = [outcome for outcome in outcomes if isinstance(outcome, Picture)]
-            failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
+            failed = [outcome for outcome in outcomes if isinstance(outcome, JobFailed)]
             state = (
                 "done"
                 if len(done) == count
@@ -183,13 +188,17 @@ class Service:
                 if len(done) + len(failed) == count
                 else "cancelled"
             )
-            why = self._report(job, done[-1]) if done else {"job": job, "sentences": failed[-1:]}
+            why = (
+                self._report(job, done[-1])
+                if done
+                else {"job": job, "sentences": [each.sentence for each in failed[-1:]]}
+            )
             record = JobRecord(
                 job,
                 record.created_us,
                 state,
                 request | {"provider": done[-1].provider if done else None},
-                outcome=failed[-1] if failed else None,
+                outcome=failed[-1].sentence if failed else None,
                 timeline=tuple(dict(entry) for entry in done[-1].timeline.entries()) if done else (),
                 candidates=tuple(_candidates(done[-1].plan, self._node)) if done else (),
                 why=why,
@@ -200,13 +209,11 @@ class Service:
             raise UserError(f"The job {job} was cancelled.", 130)
         emit("finished", {"job": job, "done": len(done), "failed": len(failed)})
         if failed and not done:
-            raise UserError(
-                failed[-1], NOBODY if "obody" in failed[-1] or "No other peer" in failed[-1] else JOB_FAILED
-            )
+            raise UserError(failed[-1].sentence, NOBODY if failed[-1].nobody else JOB_FAILED)
 
     async def _one(
         self, job: str, index: int, statement: Statement, remote: bool, emit: Emit, asked_us: int
-    ) -> Picture | str:
+    ) -> Picture | JobFailed:
         node = self._node
 
         def planned(plan: Plan) -> None:
@@ -252,8 +259,8 @@ class Service:
                 statement, job, remote=remote, events=events, asked_us=asked_us
             )
         except JobFailed as exc:
-            emit("failed", {"picture": index, "sentence": str(exc)})
-            return str(exc)
+            emit("failed", {"picture": index, "sentence": exc.sentence})
+            return exc
         summary = json.dumps(self._summary(job, picture))
         emit("picture", {"picture": index, "seed": statement.seed, "file": picture.file, "summary": summary})
         return picture
@@ -284,7 +291,7 @@ class Service:
     async def _statement(self, fields: Fields, remote: bool) -> Statement:
         wanted = fields.maybe("model", lambda key: fields.text(key, at_most_bytes=4096))
         model = await self._model(wanted, remote)
-        family = (12, 3_500_000, "ddim") if model.id == self._reference else DEFAULTS[model.family]
+        family = REFERENCE_DEFAULTS if model.id == self._reference else DEFAULTS[model.family]
 
         def number(key: str, low: int, high: int, otherwise: int) -> int:
             value = fields.maybe(key, lambda key: fields.integer(key, low, high))
@@ -333,22 +340,6 @@ class Service:
 
     # jobs
 
-    async def _jobs(self, limit: int) -> list[Value]:
-        records = await trio.to_thread.run_sync(self._node.ledger.list_jobs, limit)
-        return [
-            {
-                "job": record.job,
-                "created_us": record.created_us,
-                "state": "running" if record.job in self._running else _settled_state(record.state),
-                "model": record.request.get("model"),
-                "provider": record.request.get("provider"),
-                "wall_us": record.why.get("wall_us") if isinstance(record.why, dict) else None,
-                "pictures": record.request.get("count", 1),
-                "sentence": record.outcome,
-            }
-            for record in records
-        ]
-
     def _cancel(self, prefix: str) -> str:
         meant = [job for job in self._running if job.startswith(prefix)]
         if len(meant) != 1:
@@ -356,22 +347,6 @@ class Service:
             raise UserError(f"{what} with {prefix!r}.", WRONG_USAGE)
         self._running[meant[0]].scope.cancel()
         return meant[0]
-
-    async def _why(self, fields: Fields) -> str:
-        prefix = fields.maybe("job", lambda key: fields.text(key, at_most_bytes=64))
-        ledger = self._node.ledger
-        if prefix is None:
-            records = await trio.to_thread.run_sync(ledger.list_jobs, 1)
-            record = records[0] if records else None
-        else:
-            try:
-                record = await trio.to_thread.run_sync(ledger.find_job, prefix)
-            except AmbiguousJob as exc:
-                raise UserError(str(exc), WRONG_USAGE) from exc
-        if record is None:
-            raise UserError("There is no such job: `peer jobs` lists them.", WRONG_USAGE)
-        report = record.why if isinstance(record.why, dict) else {"job": record.job, "sentences": []}
-        return json.dumps(report | {"state": record.state, "asked": record.request})
 
     def _report(self, job: str, picture: Picture) -> dict[str, Any]:
         timeline, plan = picture.timeline, picture.plan
@@ -460,8 +435,3 @@ def _folder_model(path: str) -> OfferedModel | None:
         return _as_offered(scan_folder(Path(path).resolve()))
     except ModelError as exc:
         raise UserError(str(exc), WRONG_USAGE) from exc
-
-
-def _settled_state(state: str) -> str:
-    """A job that the ledger calls running, and that is not, ended with the process that ran it."""
-    return "interrupted" if state == "running" else state

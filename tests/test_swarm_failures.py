@@ -20,9 +20,14 @@ LONG = ["--steps", "150", "--seed", "7"]  # some five seconds of steps on one bu
 WITHIN_S = 120  # on two cores with everything else that tests run
 
 
-async def wait_entry(peers: list[Peer], event: str) -> tuple[Peer, dict]:
-    """The first new journal entry of that name, and whose it is."""
+async def wait_entry(peers: list[Peer], event: str, *, since_start: bool = False) -> tuple[Peer, dict]:
+    """The first journal entry of that name, new or since the peer's start, and whose it is."""
     followers = [(peer, journals.Follower(peer.home / "journal.jsonl")) for peer in peers]
+    if since_start:
+        for peer in peers:
+            for entry in map(json.loads, (peer.home / "journal.jsonl").read_text().splitlines()):
+                if entry["event"] == event:
+                    return peer, entry
     with trio.fail_after(WITHIN_S):
         while True:
             for peer, follower in followers:
@@ -38,13 +43,19 @@ async def render_while(swarm: Swarm, happens) -> subprocess.CompletedProcess:
     results = []
 
     async def render() -> None:
-        results.append(await requester.run_cli(["render", "a red circle on white", "--remote", "--json", *LONG]))
+        results.append(
+            await requester.run_cli(["render", "a red circle on white", "--remote", "--json", *LONG])
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(render)
         provider, entry = await wait_entry(providers, "task_started")
         happens(provider, entry)
     return results[0]
+
+
+def out(requester: Peer) -> list[str]:
+    return ["-o", str(requester.home / "picture.png")]
 
 
 def summary_of(result: subprocess.CompletedProcess) -> dict:
@@ -69,7 +80,10 @@ async def test_a_provider_lost_while_it_draws_costs_the_picture_nothing_but_time
         other = next(peer for peer in running.peers[:2] if peer is not lost[0])
         assert summary["provider"] == other.peer_id
         assert [attempt["outcome"] for attempt in summary["attempts"]] == ["lost", "done"]
-        assert summary["unaccounted_us"] <= 0.02 * summary["wall_us"] or summary["attempts"][0]["outcome"] == "lost"
+        assert (
+            summary["unaccounted_us"] <= 0.02 * summary["wall_us"]
+            or summary["attempts"][0]["outcome"] == "lost"
+        )
 
 
 async def test_a_renderer_that_is_killed_fails_its_task_and_its_peer_lives_on():
@@ -100,14 +114,12 @@ async def test_ctrl_c_cancels_the_task_where_it_is_drawn():
             stderr=subprocess.PIPE,
         )
         await wait_entry([provider], "task_started")
-        finished = journals.Follower(provider.home / "journal.jsonl")
         process.send_signal(signal.SIGINT)
         with trio.fail_after(WITHIN_S):
             assert await process.wait() == 130
-            while not (ended := [e for e in finished.new_entries() if e["event"] == "task_finished"]):
-                await trio.sleep(0.02)
-        assert ended[0]["outcome"] == "cancelled"
-        assert 0 < ended[0]["steps"] < 150
+        _, ended = await wait_entry([provider], "task_finished", since_start=True)
+        assert ended["outcome"] == "cancelled"
+        assert 0 < ended["steps"] < 150
 
 
 async def test_two_daemons_on_one_key_and_a_port_in_use_are_told_in_a_sentence(tmp_path):
@@ -138,7 +150,9 @@ async def test_no_trace_of_a_prompt_is_left_on_a_providers_disk():
     canary = "xylophone cormorant 8231"
     async with swarm(SwarmConfig(peers=2, providers=1)) as running:
         provider, requester = running.peers
-        result = await requester.run_cli(["render", canary, "--remote", "--json", "--steps", "2"])
+        result = await requester.run_cli(
+            ["render", canary, "--remote", "--json", *out(requester), "--steps", "2"]
+        )
         assert result.returncode == 0, result.stderr
         files = [path for path in provider.home.rglob("*") if path.is_file()] + [provider.output]
         assert files
@@ -148,9 +162,13 @@ async def test_no_trace_of_a_prompt_is_left_on_a_providers_disk():
 
 async def test_a_daemon_leaves_no_process_behind():
     async with swarm(SwarmConfig(peers=2, providers=1)) as running:
-        result = await running.peers[1].run_cli(["render", "a blue square on white", "--remote", "--json", "--steps", "1"])
+        result = await running.peers[1].run_cli(
+            ["render", "a blue square on white", "--remote", "--json", *out(requester), "--steps", "1"]
+        )
         assert result.returncode == 0, result.stderr
         family = [psutil.Process(peer.pid) for peer in running.peers]
         family += [child for process in family for child in process.children(recursive=True)]
     assert len(family) >= 3
-    assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    assert [
+        process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ] == []
