@@ -162,7 +162,8 @@ async def test_no_trace_of_a_prompt_is_left_on_a_providers_disk():
 
 async def test_a_daemon_leaves_no_process_behind():
     async with swarm(SwarmConfig(peers=2, providers=1)) as running:
-        result = await running.peers[1].run_cli(
+        requester = running.peers[1]
+        result = await requester.run_cli(
             ["render", "a blue square on white", "--remote", "--json", *out(requester), "--steps", "1"]
         )
         assert result.returncode == 0, result.stderr
