@@ -63,6 +63,11 @@ class Node:
     def peer(self) -> str:
         return self.host.peer_id
 
+    def plain_name(self, peer: str) -> str:
+        """The peer's own name for itself; it may be anyone's."""
+        signed = self.directory.signed_advert(peer)
+        return signed.advert.name if signed else ""
+
     def name_of(self, peer: str) -> str:
         """What a person reads: the peer's own name for itself, and the end of its id."""
         if peer == self.peer:

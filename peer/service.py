@@ -402,7 +402,7 @@ def _candidates(plan: Plan, node: Node) -> list[Any]:
     return [
         {
             "peer": choice.peer,
-            "name": node.name_of(choice.peer),
+            "name": node.plain_name(choice.peer),
             "rtt_us": choice.rtt_us,
             "predicted_us": choice.predicted_us,
             "spans": dict(choice.spans),
