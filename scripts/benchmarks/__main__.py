@@ -1,0 +1,77 @@
+"""Runs the benchmarks one after another and prints one table.  Started by scripts/bench."""
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from peer.errors import UserError
+from testnet.swarm import SwarmError
+
+from . import arguments, bulk, choice, jobs, swarms
+from .figures import Figure, load_average
+
+BENCHMARKS: dict[str, Callable[[int], Awaitable[list[Figure]]]] = {
+    "overhead": jobs.overhead,
+    "preview": jobs.preview,
+    "transfer": bulk.transfer,
+    "virtual_transfer": bulk.virtual_transfer,
+    "plan": choice.plan_time,
+    "idle": swarms.idle,
+    "swarm": swarms.known,
+    "selection": choice.selection,
+}
+assert BENCHMARKS.keys() == arguments.NAMES.keys()
+
+
+async def measure(names: list[str], runs: int) -> list[tuple[Figure, float]]:
+    """Each figure with the higher of the load averages before and after it."""
+    measured = []
+    for name in names:
+        before = load_average()
+        print(f"{name}: {arguments.NAMES[name]} (load average {before}) ...", file=sys.stderr, flush=True)
+        figures = await BENCHMARKS[name](runs)
+        load = max(before, load_average())
+        measured += [(figure, load) for figure in figures]
+    return measured
+
+
+def table_of(measured: list[tuple[Figure, float]]) -> Table:
+    table = Table(title="Nearlight's numbers on this machine")
+    table.add_column("figure", no_wrap=True)
+    table.add_column("what")
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("wanted", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("runs", justify="right")
+    table.add_column("load", justify="right")
+    for figure, load in measured:
+        verdict = "[green]met[/]" if figure.met else "[red]missed[/]"
+        value = f"{figure.value:.3g} {figure.unit}"
+        table.add_row(
+            figure.name, figure.says, value, figure.wanted, verdict, str(figure.runs), f"{load:.2f}"
+        )
+    return table
+
+
+def main() -> int:
+    options = arguments.parse(sys.argv[1:])
+    names = [name for name in BENCHMARKS if options.only is None or name in options.only]
+    try:
+        measured = trio.run(measure, names, options.runs)
+    except (SwarmError, UserError) as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    Console(file=sys.stderr if options.json else sys.stdout).print(table_of(measured))
+    if options.json:
+        print(json.dumps({"figures": [figure.to_json() | {"load": load} for figure, load in measured]}))
+    return 0 if all(figure.met for figure, _ in measured) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
