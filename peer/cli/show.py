@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAX_SENTENCE_CHARS = 1000
 MAX_TIMELINE_COLUMNS = 100  # wider bars say no more
 SHORT_PEER_CHARS = 8  # the end of a peer id: all begin alike
+MODEL_CHARS = 8
+SENTENCE_CHARS = 40  # a row of the jobs table
 JOB_CHARS = 16  # the whole of a job's id, the beginning of a model's
 UNKNOWN = "?"
 
@@ -81,16 +83,21 @@ def jobs_table(jobs: Iterable[Mapping[str, Any]]) -> "Table":
         rows.append(
             (
                 plain(str(job.get("job")))[:JOB_CHARS],
-                created.strftime("%Y-%m-%d %H:%M"),
+                created.strftime("%m-%d %H:%M"),
                 plain(str(job.get("state"))),
-                plain(str(job.get("model") or UNKNOWN))[:JOB_CHARS],
+                plain(str(job.get("model") or UNKNOWN))[:MODEL_CHARS],
                 short(job["provider"]) if job.get("provider") else "-",
                 plain(str(job.get("pictures", UNKNOWN))),
                 time(job.get("wall_us")),
-                sentence(job.get("sentence") or ""),
+                _clipped(sentence(job.get("sentence") or "")),
             )
         )
-    return table(("job", "asked", "state", "model", "provider", "pictures", "took", ""), rows)
+    return table(("job", "asked", "state", "model", "provider", "n", "took", ""), rows)
+
+
+def _clipped(text: str) -> str:
+    """A sentence's beginning: `peer why JOB` has all of it."""
+    return text if len(text) <= SENTENCE_CHARS else text[: SENTENCE_CHARS - 3] + "..."
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
