@@ -30,7 +30,8 @@ from .network import HostError
 PUBLISH_EVERY_S = (30.0, 60.0)
 PUBLISH_GAP_S = 1.0  # between two adverts of one peer, however often it changes
 SYNC_WITHIN_S = 5.0
-DIAL_EVERY_S = 0.25
+DIAL_EVERY_S = 2.0  # and whenever a peer appears or leaves
+DIAL_JITTER_S = 0.2  # so that two peers that hear of each other do not dial at once
 DIALS_AT_ONCE = 4
 DIAL_WITHIN_S = 5.0
 DIAL_AGAIN_S = (2.0, 300.0)  # the pause after a failed dial doubles from the first to the second
@@ -60,6 +61,7 @@ class Gossip:
         self._on_fresh = on_fresh
         self._topic = TOPIC.format(network=network)
         self._changed = Changed()
+        self._peers_changed = Changed()
         self._retry_at_s: dict[str, float] = {}
         self._pause_s: dict[str, float] = {}
         host.set_handler(SYNC_PROTOCOL, self._answer_sync)
@@ -67,6 +69,10 @@ class Gossip:
     def renew(self) -> None:
         """Our capabilities changed: tell everyone."""
         self._changed.notify()
+
+    def on_disconnected(self) -> None:
+        """A connection ended: there may be reason to dial."""
+        self._peers_changed.notify()
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         self._sign()
@@ -112,6 +118,7 @@ class Gossip:
             return False  # `_valid` scored it, or it is newer than we understand
         verdict = self._directory.on_advert(signed, now_us(), wall_us())
         if verdict.fresh:
+            self._peers_changed.notify()
             self._on_fresh(signed, verdict.note)
         return verdict.fresh
 
@@ -158,7 +165,9 @@ class Gossip:
                     room -= 1
                     dialling.add(peer)
                     nursery.start_soon(self._dial, candidate.advert.addresses, peer, limit, dialling)
-                await trio.sleep(DIAL_EVERY_S * random.uniform(0.5, 1.5))
+                with trio.move_on_after(DIAL_EVERY_S):
+                    await self._peers_changed.wait()
+                await trio.sleep(random.uniform(0, DIAL_JITTER_S))
 
     async def _dial(
         self, addresses: tuple[str, ...], peer: str, limit: trio.CapacityLimiter, dialling: set[str]

@@ -99,6 +99,7 @@ class Links:
         network: str,
         state: Callable[[], LiveState | None],
         on_ready: Callable[[str], None],
+        on_measured: Callable[[str], None],
         agent: str,
     ) -> None:
         self.boot_id = secrets.token_bytes(BOOT_ID_BYTES)
@@ -107,6 +108,7 @@ class Links:
         self._network = network
         self._state = state
         self._on_ready = on_ready
+        self._on_measured = on_measured
         self._agent = agent
         self._sessions: dict[str, Session] = {}
         self._changed = Changed()
@@ -249,6 +251,7 @@ class _Link:
         )  # its word on how long it held the ping is not taken
         if pong.state is not None:
             directory.on_state(peer, pong.state, heard_us)
+        self._links._on_measured(peer)
 
     async def _ping(self) -> None:
         while True:

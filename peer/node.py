@@ -120,6 +120,8 @@ async def open_node(
     def on_disconnected(peer: str) -> None:
         directory.on_disconnected(peer)
         links.on_disconnected(peer)
+        gossip.on_disconnected()
+        known_with_rtt.discard(peer)
         journal_write("left", peer=peer)
         on_event("left", {"peer": peer, "name": node.name_of(peer)})
 
@@ -128,6 +130,7 @@ async def open_node(
         on_event("connected", {"peer": peer, "name": node.name_of(peer)})
 
     def on_fresh(signed: SignedAdvert, note: str | None) -> None:
+        note_known(signed.peer)
         if note:
             journal_write("clock", peer=signed.peer, note=note)
 
@@ -136,20 +139,15 @@ async def open_node(
             "peer_error", peer=peer, protocol=protocol, error=type(error).__name__, what=str(error)[:200]
         )
 
-    async def watch_directory() -> None:
-        """Journals each peer once it is fully known: its advert, and a round trip to it."""
-        while True:
-            for candidate in directory.candidates(now_us(), own=False):
-                if candidate.rtt is not None and candidate.peer not in known_with_rtt:
-                    known_with_rtt.add(candidate.peer)
-                    journal_write(
-                        "peer_known",
-                        peer=candidate.peer,
-                        name=candidate.advert.name,
-                        rtt_us=candidate.rtt.min_us,
-                        known=len(known_with_rtt),
-                    )
-            await trio.sleep(0.1)
+    def note_known(peer: str) -> None:
+        """Journals a peer once it is fully known: its advert, and a round trip to it."""
+        signed, rtt = directory.signed_advert(peer), directory.rtt(peer)
+        if peer in known_with_rtt or signed is None or rtt is None:
+            return
+        known_with_rtt.add(peer)
+        journal_write(
+            "peer_known", peer=peer, name=signed.advert.name, rtt_us=rtt.min_us, known=len(known_with_rtt)
+        )
 
     async def join() -> None:
         """Keeps trying the bootstrap peers while nobody is connected."""
@@ -221,6 +219,7 @@ async def open_node(
                 network=config.network,
                 state=lambda: provider.live_state() if config.provide else None,
                 on_ready=on_link_ready,
+                on_measured=note_known,
                 agent=f"nearlight/{__version__}",
             )
             gossip = Gossip(
@@ -269,7 +268,6 @@ async def open_node(
             await nursery.start(renderer.run)
             await nursery.start(gossip.run)
             await nursery.start(provider.run)
-            nursery.start_soon(watch_directory)
             nursery.start_soon(join)
             on_event("listening", {"addresses": list(host.addresses), "join": list(host.addresses)})
             yield node
