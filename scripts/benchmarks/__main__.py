@@ -26,6 +26,8 @@ BENCHMARKS: dict[str, Callable[[int], Awaitable[list[Figure]]]] = {
 }
 assert BENCHMARKS.keys() == arguments.NAMES.keys()
 
+WIDTH = 130  # where it goes into a file
+
 
 async def measure(names: list[str], runs: int) -> list[tuple[Figure, float]]:
     """Each figure with the higher of the load averages before and after it."""
@@ -67,7 +69,8 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    Console(file=sys.stderr if options.json else sys.stdout).print(table_of(measured))
+    out = sys.stderr if options.json else sys.stdout
+    Console(file=out, width=None if out.isatty() else WIDTH).print(table_of(measured))
     if options.json:
         print(json.dumps({"figures": [figure.to_json() | {"load": load} for figure, load in measured]}))
     return 0 if all(figure.met for figure, _ in measured) else 1

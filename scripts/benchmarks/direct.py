@@ -1,6 +1,6 @@
 """The direct diffusers call, in a process of its own: a JSON object a line in, how long it took out.
 
-`{"steps", "side_px", "prompt", "seed"}` -> `{"us"}`.  Ends with its input.
+`{"steps", "side_px", "guidance", "prompt", "seed"}` -> `{"us"}`.  Ends with its input.
 """
 
 import json
@@ -10,17 +10,22 @@ import time
 from pathlib import Path
 
 MODEL = Path(__file__).resolve().parents[2] / "peer" / "reference_model"
-GUIDANCE = 3.5
 
 
 def main() -> None:
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     import torch
+    import transformers
     from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # as the peer's renderer
     torch.set_num_interop_threads(1)
-    pipe = StableDiffusionPipeline.from_pretrained(MODEL, local_files_only=True, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(MODEL, local_files_only=True)  # fp32, as the peer
     pipe.set_progress_bar_config(disable=True)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
@@ -32,7 +37,7 @@ def main() -> None:
             width=asked["side_px"],
             height=asked["side_px"],
             num_inference_steps=asked["steps"],
-            guidance_scale=GUIDANCE,
+            guidance_scale=asked["guidance"],
             generator=generator,
         )
         print(json.dumps({"us": (time.perf_counter_ns() - start_ns) // 1000}), flush=True)

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from peer.config import load_config
@@ -13,15 +13,26 @@ from peer.control import request
 from testnet.swarm import Peer, SwarmConfig, swarm
 
 from .child import Child, child
-from .direct import GUIDANCE
 from .figures import Figure, quantile
 
 PROMPT = "a gold spiral on navy"
-LONG_STEPS, LONG_SIDE_PX = 20, 128
-SHORT_STEPS, SHORT_SIDE_PX = 4, 64  # a step of some 10 ms
 WARM_JOBS = 3
+BEFORE_A_PREVIEW = ("plan", "dial", "offer", "handoff", "encode_prompt", "noise", "step")
 MAX_RATIO = 1.10
 MAX_EXTRA_MS = 25.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is asked for, of the peer and of the direct call alike."""
+
+    steps: int
+    side_px: int
+    guidance: float
+
+
+LONG = Kind(20, 128, 3.5)
+SHORT = Kind(4, 64, 1.0)  # without guidance a step takes some 10 ms
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,15 @@ class Job:
         return totals | {"unaccounted": self.summary["unaccounted_us"]}
 
 
-async def draw(requester: Peer, steps: int, side_px: int, seed: int) -> Job:
+async def draw(requester: Peer, kind: Kind, seed: int) -> Job:
     body = {
         "prompt": PROMPT,
         "negative": "",
         "model": None,
-        "width": side_px,
-        "height": side_px,
-        "steps": steps,
-        "guidance_millionths": round(GUIDANCE * 1_000_000),
+        "width": kind.side_px,
+        "height": kind.side_px,
+        "steps": kind.steps,
+        "guidance_millionths": round(kind.guidance * 1_000_000),
         "sampler": "ddim",
         "seed": seed,
         "count": 1,
@@ -63,10 +74,10 @@ async def draw(requester: Peer, steps: int, side_px: int, seed: int) -> Job:
     done: list[tuple[int, dict[str, Any]]] = []
     image = requester.home / "picture.png"
 
-    def on_event(kind: str, event: dict[str, Any]) -> None:
-        if kind == "progress" and event["preview"]:
+    def on_event(event_kind: str, event: dict[str, Any]) -> None:
+        if event_kind == "progress" and event["preview"]:
             preview_us.append((time.perf_counter_ns() - start_ns) // 1000)
-        elif kind == "picture":
+        elif event_kind == "picture":
             image.write_bytes(event["file"])
             done.append(((time.perf_counter_ns() - start_ns) // 1000, json.loads(event["summary"])))
 
@@ -77,9 +88,8 @@ async def draw(requester: Peer, steps: int, side_px: int, seed: int) -> Job:
     return Job(us, preview_us[0] if preview_us else None, summary)
 
 
-async def call(direct: Child, steps: int, side_px: int, seed: int) -> int:
-    asked = {"steps": steps, "side_px": side_px, "prompt": PROMPT, "seed": seed}
-    answer = await direct.ask(asked)
+async def call(direct: Child, kind: Kind, seed: int) -> int:
+    answer = await direct.ask({**asdict(kind), "prompt": PROMPT, "seed": seed})
     return int(answer["us"])
 
 
@@ -89,33 +99,33 @@ async def warm_requester() -> AsyncIterator[Peer]:
     async with swarm(SwarmConfig(peers=2, providers=1)) as running:
         requester = running.peers[1]
         for seed in range(WARM_JOBS):
-            await draw(requester, SHORT_STEPS, LONG_SIDE_PX, seed)
-            await draw(requester, SHORT_STEPS, SHORT_SIDE_PX, seed)
+            await draw(requester, LONG, seed)
+            await draw(requester, SHORT, seed)
         yield requester
 
 
 async def overhead(runs: int) -> list[Figure]:
-    sizes = {"long": (LONG_STEPS, LONG_SIDE_PX), "short": (SHORT_STEPS, SHORT_SIDE_PX)}
-    called: dict[str, list[int]] = {name: [] for name in sizes}
-    drawn: dict[str, list[Job]] = {name: [] for name in sizes}
+    kinds = {"long": LONG, "short": SHORT}
+    called: dict[str, list[int]] = {name: [] for name in kinds}
+    drawn: dict[str, list[Job]] = {name: [] for name in kinds}
     async with child("scripts.benchmarks.direct") as direct, warm_requester() as requester:
         await direct.read()
-        for size in sizes.values():
+        for kind in kinds.values():
             for seed in range(WARM_JOBS):
-                await call(direct, *size, seed)
+                await call(direct, kind, seed)
         for run in range(runs):
-            for name, size in sizes.items():
-                called[name].append(await call(direct, *size, run))
-                drawn[name].append(await draw(requester, *size, run))
+            for name, kind in kinds.items():
+                called[name].append(await call(direct, kind, run))
+                drawn[name].append(await draw(requester, kind, run))
         for run in range(runs, 3 * runs):  # short ones are cheap, and a few milliseconds need more of them
-            called["short"].append(await call(direct, *sizes["short"], run))
-            drawn["short"].append(await draw(requester, *sizes["short"], run))
+            called["short"].append(await call(direct, SHORT, run))
+            drawn["short"].append(await draw(requester, SHORT, run))
     ratios = [job.us / us for job, us in zip(drawn["long"], called["long"], strict=True)]
     extra_ms = [(job.us - us) / 1000 for job, us in zip(drawn["short"], called["short"], strict=True)]
     return [
         Figure(
             "overhead",
-            f"{LONG_STEPS} steps of a warm job over the direct call",
+            f"{LONG.steps} steps of a warm job over the direct call",
             statistics.median(ratios),
             "x",
             len(ratios),
@@ -124,7 +134,7 @@ async def overhead(runs: int) -> list[Figure]:
         ),
         Figure(
             "overhead_short",
-            f"{SHORT_STEPS} short steps: a warm job above the direct call, p50",
+            f"{SHORT.steps} short steps: a warm job above the direct call, p50",
             statistics.median(extra_ms),
             "ms",
             len(extra_ms),
@@ -148,10 +158,10 @@ def _details(called_us: list[int], jobs: list[Job]) -> dict[str, Any]:
 
 
 async def preview(runs: int) -> list[Figure]:
-    over_ms, arrived_ms = [], []
+    over_ms, arrived_ms, jobs = [], [], []
     async with warm_requester() as requester:
         for run in range(runs):
-            job = await draw(requester, LONG_STEPS, LONG_SIDE_PX, run)
+            job = await draw(requester, LONG, run)
             if job.first_preview_us is None:
                 raise RuntimeError("no preview came with any progress")
             provider = job.summary["provider"]
@@ -161,6 +171,7 @@ async def preview(runs: int) -> list[Figure]:
             cost_us = rtt_us + job.span_us("encode_prompt") + job.span_us("step")
             over_ms.append((job.first_preview_us - cost_us) / 1000)
             arrived_ms.append(job.first_preview_us / 1000)
+            jobs.append(job)
     return [
         Figure(
             "preview",
@@ -169,6 +180,12 @@ async def preview(runs: int) -> list[Figure]:
             "ms",
             runs,
             at_most=MAX_EXTRA_MS,
-            details={"arrived_ms": statistics.median(arrived_ms), "worst_ms": max(over_ms)},
+            details={
+                "arrived_ms": statistics.median(arrived_ms),
+                "worst_ms": max(over_ms),
+                "first_span_us": {
+                    name: statistics.median(job.span_us(name) for job in jobs) for name in BEFORE_A_PREVIEW
+                },
+            },
         )
     ]
