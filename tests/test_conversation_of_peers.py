@@ -1,0 +1,548 @@
+"""Whole conversations between real peers in memory, in virtual time."""
+
+import hashlib
+import struct
+import zlib
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+import peer.requester
+from peer.picture import strip
+from peer.provider import ORPHAN_AFTER_US
+from peer.renderer.client import RendererDied, RenderFailed
+from peer.requester import JobFailed
+from peer.task_stream import TaskStream
+from protocol.wire.conversation import MIN_QUIET_US, Conversation, Role
+from protocol.wire.receipt import Settled, SignedReceipt
+from protocol.wire.task import PROTOCOL as TASK_PROTOCOL
+from protocol.wire.task import Accept, Chunk, OfferMessage, ReceiptMessage, Refuse, Result
+
+from .world import (
+    DELAY_US,
+    MODEL,
+    NETWORK,
+    OTHER_MODEL,
+    STAGES,
+    Asked,
+    World,
+    now_us,
+    picture,
+    spans_us,
+    statement,
+    use_virtual_time,
+)
+
+FAR_DELAY_US = 20_000
+LARGE = {"width": 512, "height": 512}  # a dozen chunks
+CANARY = "an unmistakable cormorant"
+DELAY_ADDED_US = 100_000
+
+
+@pytest.fixture
+async def world(autojump_clock, monkeypatch, nursery):
+    use_virtual_time(monkeypatch)
+    world = World(nursery)
+    yield world
+    for each in world.peers.values():
+        each.close()
+
+
+@pytest.fixture
+async def alice(world):
+    return await world.add("alice", provide=False)
+
+
+@pytest.fixture
+async def near(world, alice):
+    return await world.add("near")
+
+
+@pytest.fixture
+async def far(world, near):
+    return await world.add("far", delay_us=FAR_DELAY_US)
+
+
+def providers(drawn, *peers):
+    """Whether the attempts went to these peers, in this order."""
+    return [attempt.choice.peer for attempt in drawn.attempts] == [each.id for each in peers]
+
+
+def receipt_of(provider, attempt):
+    return SignedReceipt.from_untrusted(provider.receipts[attempt], network=NETWORK).receipt
+
+
+def well_accounted(drawn):
+    timeline = drawn.timeline
+    return timeline.unaccounted_us <= timeline.wall_us * 2 // 100
+
+
+async def test_a_picture_end_to_end(autojump_clock, alice, near):
+    wanted = statement()
+    drawn = await alice.ask(wanted)
+    await trio.sleep(1)
+    file, pixels = picture(64, 64, wanted.seed)
+    assert strip(drawn.file)[0] == file
+    assert drawn.provider == near.id
+    assert drawn.checked == ("signature", "statement", "file", "pixels")
+    assert drawn.timeline.unaccounted_us == 0
+    (attempt,) = drawn.attempts
+    signed = SignedReceipt.from_untrusted(near.receipts[attempt.id], network=NETWORK)
+    assert signed.provider == near.id
+    assert (signed.receipt.statement, signed.receipt.outcome) == (wanted.hash, "done")
+    assert signed.receipt.file == hashlib.sha256(file).digest()
+    assert (signed.receipt.pixels, signed.receipt.steps_done) == (pixels, wanted.steps)
+    settled, envelope = Settled.from_untrusted(near.settled[attempt.id], network=NETWORK)
+    assert settled == Settled(attempt.id, signed.envelope.hash, accepted=True)
+    assert envelope.signer == alice.id
+    assert alice.host.errors == near.host.errors == []
+
+
+async def test_progress_and_previews_come_as_the_steps_do(autojump_clock, alice, near):
+    asked = Asked()
+    await alice.ask(asked=asked)
+    steps = [progress.step for progress in asked.progress]
+    assert steps == sorted(steps)
+    assert {1, 2, 3} <= set(steps)
+    assert all(each.preview.rgb == bytes([each.step] * 12) for each in asked.progress if each.preview)
+
+
+async def test_the_nearer_of_two_equals_is_asked(autojump_clock, alice, near, far):
+    assert providers(await alice.ask(), near)
+
+
+async def test_a_peer_draws_for_itself_without_a_network(autojump_clock, world):
+    loner = await world.add("loner")
+    drawn = await loner.ask(remote=False)
+    assert drawn.provider == loner.id
+    assert well_accounted(drawn)
+
+
+async def test_pictures_asked_at_once_are_all_drawn(autojump_clock, alice, near, far):
+    drawn = []
+
+    async def ask(seed):
+        drawn.append(await alice.ask(statement(seed=seed)))
+
+    async with trio.open_nursery() as nursery:
+        for seed in range(4):
+            nursery.start_soon(ask, seed)
+    assert {each.statement.seed for each in drawn} == set(range(4))
+    assert len(near.renderer.rendered) + len(far.renderer.rendered) == 4
+    assert all(map(well_accounted, drawn))
+
+
+# refusals
+
+
+async def test_a_peer_that_became_busy_refuses_and_the_next_is_asked(
+    autojump_clock, world, alice, near, far, nursery
+):
+    carol = await world.add("carol", provide=False)
+    nursery.start_soon(carol.ask)
+    await trio.sleep(0.01)
+    drawn = await alice.ask()
+    assert providers(drawn, near, far)
+    assert drawn.attempts[0].outcome == "refused"
+    assert "was to start within" in drawn.attempts[0].sentence
+    assert well_accounted(drawn)
+
+
+async def test_a_peer_that_renders_for_others_only_refuses(autojump_clock, world, alice):
+    near = await world.add("near", allow=("someone else",))
+    far = await world.add("far", delay_us=FAR_DELAY_US)
+    drawn = await alice.ask()
+    assert providers(drawn, near, far)
+    assert drawn.attempts[0].sentence == "This peer renders for named peers only."
+
+
+async def test_a_peer_that_no_longer_has_the_model_refuses(autojump_clock, world, alice):
+    near = await world.add("near", models=(OTHER_MODEL,))
+    far = await world.add("far", delay_us=FAR_DELAY_US)
+    alice.claim(near, MODEL)
+    drawn = await alice.ask()
+    assert providers(drawn, near, far)
+    assert drawn.attempts[0].sentence == "This peer does not have that model."
+
+
+async def test_a_peer_that_stopped_providing_refuses_and_tells_no_state(autojump_clock, world, alice):
+    near = await world.add("near", provide=False)
+    alice.claim(near, OTHER_MODEL)
+    with pytest.raises(JobFailed, match="does not render for others"):
+        await alice.ask()
+
+
+async def test_without_peers_the_sentence_says_so(autojump_clock, alice):
+    with pytest.raises(JobFailed, match="join a swarm"):
+        await alice.ask()
+
+
+async def test_an_offer_is_good_for_one_provider_one_requester_and_one_run(
+    autojump_clock, world, alice, near, far
+):
+    offers = []
+
+    def listen(source, target, message):
+        offers.extend([message] if isinstance(message, OfferMessage) else [])
+        return message
+
+    world.network.tamper = listen
+    await alice.ask()
+    (offer,) = offers
+
+    async def answer(source, target):
+        stream = await source.host.open_stream(target.id, TASK_PROTOCOL)
+        talk = TaskStream(stream, Conversation(Role.REQUESTER))
+        await talk.send(offer)
+        reply = await talk.receive()
+        await talk.aclose()
+        return reply
+
+    for source, target in ((far, near), (alice, far)):
+        reply = await answer(source, target)
+        assert isinstance(reply, Refuse)
+        assert reply.code == "replayed"
+    assert isinstance(await answer(alice, near), Accept)  # the same word again is no second task
+    assert len(near.renderer.rendered) == 1
+    near.links.boot_id = bytes(16)
+    reply = await answer(alice, near)
+    assert (reply.code, len(near.renderer.rendered), len(far.renderer.rendered)) == ("replayed", 1, 0)
+
+
+# losses
+
+
+async def test_a_provider_that_freezes_at_work_is_replaced_within_its_deadline(
+    autojump_clock, world, alice, near, far
+):
+    at_us = []
+
+    def freeze(number, progress):
+        if number == 1 and progress.step == 2 and not at_us:
+            at_us.append(now_us())
+            world.network.freeze(near.id)
+
+    asked = Asked(on_progress=freeze)
+    attempts_us = []
+    asked.attempts = type("Noted", (list,), {"append": lambda self, each: attempts_us.append(now_us())})()
+    drawn = await alice.ask(asked=asked)
+    assert providers(drawn, near, far)
+    assert attempts_us[1] - at_us[0] <= MIN_QUIET_US + 3 * DELAY_US
+    assert drawn.attempts[0].outcome == "lost"
+    assert any("nothing was heard in time" in said for said in asked.told)
+    assert well_accounted(drawn)
+
+
+async def test_a_connection_cut_while_rendering_costs_a_new_attempt(autojump_clock, world, alice, near, far):
+    def cut(number, progress):
+        if number == 1 and progress.step == 2:
+            world.network.cut(alice.id, near.id, for_ever=True)
+
+    drawn = await alice.ask(asked=Asked(on_progress=cut))
+    assert providers(drawn, near, far)
+    assert well_accounted(drawn)
+
+
+def cut_after_chunks(world, one, other, number, **how):
+    chunks = []
+
+    def tamper(source, target, message):
+        if isinstance(message, Chunk):
+            chunks.append(message)
+            if len(chunks) == number:
+                world.network.cut(one.id, other.id, **how)
+        return message
+
+    world.network.tamper = tamper
+    return chunks
+
+
+async def test_a_transfer_that_breaks_is_resumed_and_nothing_rendered_twice(
+    autojump_clock, world, alice, near, far
+):
+    chunks = cut_after_chunks(world, alice, near, 7)
+    asked, wanted = Asked(), statement(**LARGE)
+    drawn = await alice.ask(wanted, asked=asked)
+    assert providers(drawn, near)
+    assert strip(drawn.file)[0] == picture(512, 512, wanted.seed)[0]
+    assert len(near.renderer.rendered) == 1
+    assert any("fetching the rest" in said for said in asked.told)
+    assert len({chunk.offset for chunk in chunks}) < len(chunks)  # what was lost on the way came again
+    assert any(chunk.offset for chunk in chunks[7:8])  # and not from the beginning
+    assert well_accounted(drawn)
+
+
+async def test_a_provider_that_leaves_during_its_transfer_is_waited_for_and_replaced(
+    autojump_clock, world, alice, near, far
+):
+    cut_after_chunks(world, alice, near, 7, for_ever=True)
+    began_us = now_us()
+    drawn = await alice.ask(statement(**LARGE))
+    assert providers(drawn, near, far)
+    assert now_us() - began_us < 13_000_000  # the time a connection has to come back, once
+    assert well_accounted(drawn)
+
+
+# what does not hold
+
+
+def changes(provider, kind, change):
+    """What `provider` says of `kind` is changed under way."""
+    return lambda source, _, message: (
+        change(message) if source == provider.id and isinstance(message, kind) else message
+    )
+
+
+def flipped(data):
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def bomb():
+    """A PNG of 64x64 whose pixels unpack to 50 MB."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(10_000_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+LIES = {
+    "other bytes": (Chunk, lambda it: replace(it, data=flipped(it.data)), "announced hash"),
+    "a gap": (Chunk, lambda it: replace(it, offset=it.offset + 1), "is next"),
+    "more bytes": (Chunk, lambda it: replace(it, data=it.data + b"more"), "left"),
+    "another size": (Result, lambda it: replace(it, width=it.width * 2), "size or format"),
+    "a huge file": (Result, lambda it: replace(it, file_bytes=200 << 20), "too large"),
+    "a wrong signature": (
+        ReceiptMessage,
+        lambda it: replace(it, envelope=flipped(it.envelope)),
+        "does not hold",
+    ),
+    "no bytes": (Chunk, lambda it: None, "bytes arrived"),
+    "no message": (Result, lambda it: b"\0\0\0\2\xff\xff", "does not hold"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_what_does_not_hold_is_drawn_by_another(autojump_clock, world, alice, near, far, lie):
+    kind, change, sentence = LIES[lie]
+    world.network.tamper = changes(near, kind, change)
+    asked = Asked()
+    drawn = await alice.ask(asked=asked)
+    assert providers(drawn, near, far)
+    assert sentence in " ".join(asked.told)
+    assert well_accounted(drawn)
+
+
+PICTURES = {
+    "a bomb": (lambda it: replace(it, file=bomb()), "exactly"),
+    "a picture of another size": (lambda it: replace(it, file=picture(72, 64, 1)[0]), "72x64"),
+    "no picture": (lambda it: replace(it, file=b"GIF89a"), "not a PNG"),
+    "other pixels than it signed": (lambda it: replace(it, pixels=bytes(32)), "other pixels"),
+}
+
+
+@pytest.mark.parametrize("what", PICTURES)
+async def test_a_file_that_is_not_the_picture_fails_with_a_sentence(autojump_clock, alice, near, what):
+    near.renderer.change, sentence = PICTURES[what]
+    with pytest.raises(JobFailed, match=sentence):
+        await alice.ask()
+
+
+async def test_a_receipt_of_another_peer_is_not_taken(autojump_clock, world, alice, near, far):
+    world.network.tamper = changes(
+        near, ReceiptMessage, lambda it: replace(it, envelope=receipt_signed_by(far, near, it.envelope))
+    )
+    asked = Asked()
+    assert providers(await alice.ask(asked=asked), near, far)
+    assert "signed by another peer" in " ".join(asked.told)
+
+
+def receipt_signed_by(signer, _, envelope):
+    honest = SignedReceipt.from_untrusted(envelope, network=NETWORK)
+    return SignedReceipt.sign(honest.receipt, network=NETWORK, private_key=signer.key).envelope.to_bytes()
+
+
+# renderers
+
+
+async def test_a_renderer_that_dies_is_told_and_the_next_peer_asked(autojump_clock, alice, near, far):
+    near.renderer.error = RendererDied("it was killed by SIGKILL")
+    asked = Asked()
+    drawn = await alice.ask(asked=asked)
+    assert providers(drawn, near, far)
+    assert drawn.attempts[0].outcome == "failed"
+    assert "killed by SIGKILL" in " ".join(asked.told)
+    assert well_accounted(drawn)
+
+
+async def test_what_the_requester_did_wrong_is_asked_of_nobody_else(autojump_clock, alice, near, far):
+    near.renderer.error = RenderFailed("prompt_too_long", "The prompt has 99 tokens, 77 fit.", "requester")
+    with pytest.raises(JobFailed, match="99 tokens"):
+        await alice.ask()
+    assert not far.renderer.prompts
+
+
+# endings
+
+
+async def test_cancelling_stops_the_renderer_and_gives_a_receipt_of_what_was_done(
+    autojump_clock, alice, near
+):
+    with trio.CancelScope() as scope:
+        asked = Asked(on_progress=lambda _, progress: scope.cancel() if progress.step == 2 else None)
+        await alice.ask(asked=asked)
+    assert scope.cancelled_caught
+    (attempt,) = near.renderer.cancelled
+    receipt = receipt_of(near, attempt)
+    assert (receipt.outcome, receipt.outputs) == ("cancelled", 0)
+    assert 2 <= receipt.steps_done <= 3
+    assert near.provider.live_state().running == 0
+
+
+async def test_a_task_cancelled_in_the_queue_never_runs(autojump_clock, alice, near, nursery):
+    near.renderer.stage_us["step"] = 1_000_000
+    nursery.start_soon(alice.ask)
+    await trio.sleep(0.5)
+    with trio.move_on_after(1) as scope:
+        await alice.ask(statement(prompt="another"))
+    assert scope.cancelled_caught
+    await trio.sleep(10)
+    assert near.renderer.prompts == ["a lighthouse"]
+    outcomes = sorted(receipt_of(near, attempt).outcome for attempt in near.receipts)
+    assert outcomes == ["cancelled", "done"]
+
+
+@pytest.mark.parametrize("leave", ["cut", "freeze"])
+async def test_a_task_whose_requester_is_gone_is_stopped_after_a_grace(
+    autojump_clock, world, alice, near, nursery, leave
+):
+    near.renderer.stage_us["step"] = 60_000_000
+
+    async def ask():
+        with pytest.raises(JobFailed):
+            await alice.ask()
+
+    nursery.start_soon(ask)
+    await trio.sleep(1)
+    left_us = now_us()
+    if leave == "cut":
+        world.network.cut(alice.id, near.id, for_ever=True)
+        noticed_us = 0
+    else:
+        world.network.freeze(alice.id)
+        noticed_us = 30_000_000  # an idle link asks every 15 s, and gives up 10 s later
+    while not near.receipts:
+        await trio.sleep(0.1)
+    assert ORPHAN_AFTER_US <= now_us() - left_us <= ORPHAN_AFTER_US + noticed_us + 2_000_000
+    (attempt,) = near.renderer.cancelled
+    assert receipt_of(near, attempt).outcome == "cancelled"
+
+
+async def test_tasks_that_are_over_are_forgotten(autojump_clock, alice, near):
+    await alice.ask()
+    with trio.move_on_after(0.1):
+        near.renderer.stage_us["step"] = 1_000_000
+        await alice.ask(statement(seed=8))
+    assert len(near.provider._tasks) == 2
+    await trio.sleep(1300)
+    assert not near.provider._tasks
+
+
+# time
+
+
+async def measured(world, alice, near, stage, clock, monkeypatch):
+    """One picture with `stage` delayed."""
+    us = DELAY_ADDED_US
+    plan, check = peer.requester.plan, peer.requester.check_picture_untrusted
+
+    def slow(function, *args, **more):
+        clock.jump(us / 1e6)
+        return function(*args, **more)
+
+    match stage:
+        case "plan":
+            monkeypatch.setattr(peer.requester, "plan", partial(slow, plan))
+        case "check":
+            monkeypatch.setattr(peer.requester, "check_picture_untrusted", partial(slow, check))
+        case "save":
+            alice.save_us += us
+        case "load_weights":
+            near.renderer.load_us += us
+        case "handoff":
+            near.renderer.handoff_us += us
+        case "handback":
+            near.renderer.handback_us += us
+        case "transfer":
+            world.network.tamper = changes(near, Chunk, lambda it: slow(lambda: it))
+        case "offer":
+            world.network.tamper = changes(near, Accept, lambda it: slow(lambda: it))
+        case "dial":
+            world.network.cut(alice.id, near.id)
+            world.network.delays_us[frozenset((alice.id, near.id))] = DELAY_US
+        case name if name in STAGES:
+            near.renderer.stage_us[name] += us
+    return await alice.ask()
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["plan", "offer", "load_weights", "handoff", *STAGES, "handback", "transfer", "check", "save"],
+)
+async def test_a_delay_is_seen_in_the_span_of_its_stage_and_nowhere_else(
+    autojump_clock, world, alice, near, stage, monkeypatch
+):
+    usual = await alice.ask()
+    near.renderer.resident = ()
+    usual = await alice.ask()
+    near.renderer.resident = ()
+    delayed = await measured(world, alice, near, stage, autojump_clock, monkeypatch)
+    before, after = spans_us(usual.timeline), spans_us(delayed.timeline)
+    added = DELAY_ADDED_US * (4 if stage == "step" else 1)
+    grown = {name: us - before.get(name, 0) for name, us in after.items()}
+    assert abs(grown.pop(stage) - added) <= 2 * DELAY_US
+    assert all(abs(us) <= 2 * DELAY_US for us in grown.values()), grown
+    assert well_accounted(usual)
+    assert well_accounted(delayed)
+
+
+async def test_opening_a_connection_is_the_span_dial(autojump_clock, world, alice, near):
+    usual = spans_us((await alice.ask()).timeline)["dial"]
+    world.network.delays_us[frozenset((alice.id, near.id))] = 10_000
+    world.network.cut(alice.id, near.id)
+    drawn = await alice.ask()
+    assert spans_us(drawn.timeline)["dial"] > usual + 80_000
+    assert well_accounted(drawn)
+
+
+async def test_waiting_behind_another_is_the_span_wait(autojump_clock, alice, near, nursery):
+    near.renderer.stage_us["step"] = 1_000_000
+    nursery.start_soon(alice.ask)
+    await trio.sleep(0.5)
+    drawn = await alice.ask(statement(seed=8))
+    assert 3_000_000 < spans_us(drawn.timeline)["wait"] < 4_000_000
+    assert well_accounted(drawn)
+
+
+# prompts
+
+
+async def test_a_prompt_is_written_down_nowhere_at_its_provider(autojump_clock, world, tmp_path):
+    alice = await world.add("alice", provide=False, home=tmp_path / "alice")
+    near = await world.add("near", home=tmp_path / "near")
+    await alice.ask(statement(prompt=CANARY, negative=CANARY))
+    near.renderer.error = RendererDied("it was killed by SIGKILL")
+    with pytest.raises(JobFailed):
+        await alice.ask(statement(prompt=CANARY))
+    assert near.renderer.prompts == [CANARY, CANARY]
+    await trio.sleep(1)
+    files = [path for path in (tmp_path / "near").iterdir() if path.is_file()]
+    assert {"ledger.sqlite3", "journal.jsonl"} <= {path.name for path in files}
+    files.append(tmp_path / "alice" / "journal.jsonl")
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+    assert CANARY not in str(alice.journal) + str(near.journal)
