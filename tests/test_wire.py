@@ -1,21 +1,36 @@
 """Any bytes into any parser give a message or RemoteProtocolError: the peer's fault, named, and nothing else."""
 
 import dataclasses
+import pathlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import BadSignature, MalformedMessage, RemoteProtocolError, UnknownCriticalField
-from protocol.wire import identity
-from protocol.wire.advert import Advert, SignedAdvert, adverts_untrusted, known_untrusted
+from protocol.wire import conversation, identity, task, transfer
+from protocol.wire.advert import (
+    MAX_ADVERT_BYTES,
+    MAX_LIFETIME_S,
+    Advert,
+    SignedAdvert,
+    adverts_untrusted,
+    known_untrusted,
+)
 from protocol.wire.canonical import MAX_DEPTH, decode_untrusted, encode
 from protocol.wire.envelope import Domain, open_untrusted, seal
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.hello import Hello, LiveState, link_message_untrusted
 from protocol.wire.manifest import Manifest
-from protocol.wire.offer import MAX_AHEAD_US, Offer, ReplayedOffer, SignedOffer, check_addressed_untrusted
-from protocol.wire.receipt import Receipt, Settled, SignedReceipt
+from protocol.wire.offer import (
+    MAX_AHEAD_US,
+    MAX_OFFER_BYTES,
+    Offer,
+    ReplayedOffer,
+    SignedOffer,
+    check_addressed_untrusted,
+)
+from protocol.wire.receipt import MAX_FILE_BYTES, MAX_RECEIPT_BYTES, Receipt, Settled, SignedReceipt
 from protocol.wire.statement import Statement
 from protocol.wire.task import TaskMessage, task_message_untrusted, to_value
 
@@ -454,6 +469,50 @@ def test_an_offer_that_would_have_to_be_remembered_too_long_is_refused():
     far = dataclasses.replace(samples.OFFER, expires_us=HERE["now_us"] + MAX_AHEAD_US + 1)
     with pytest.raises(ReplayedOffer, match="too far"):
         check_addressed_untrusted(SignedOffer.sign(far, network=NETWORK, private_key=REQUESTER_SEED), **HERE)
+
+
+# the specification
+
+SPECIFICATION = (pathlib.Path(__file__).parent.parent / "protocol" / "README.md").read_text()
+
+
+@by_name
+def test_every_field_is_in_the_specification(name):
+    value, _ = VALUES[name]
+    for path in maps(value):
+        for field in at(value, path):
+            assert f"`{field}`" in SPECIFICATION
+
+
+@pytest.mark.parametrize(
+    "word", sorted(task.REFUSALS | task.FAILURES | task.FAULTS | task.PHASES | conversation.KINDS)
+)
+def test_every_word_of_a_task_is_in_the_specification(word):
+    assert f"`{word}`" in SPECIFICATION
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (transfer.CHUNK_BYTES, "65,400"),
+        (transfer.QUEUE_US // 1000, "5 ms"),
+        (transfer.START_WINDOW_BYTES >> 10, "256 KiB"),
+        (MAX_ADVERT_BYTES, "4,096 bytes"),
+        (MAX_OFFER_BYTES, "66,560"),
+        (task.MAX_TASK_MESSAGE_BYTES >> 10, "128 KiB"),
+        (task.MAX_SPANS, "1,032"),
+        (task.MAX_STEP_US, "600,000,000"),
+        (MAX_FILE_BYTES, "268,435,456"),
+        (MAX_RECEIPT_BYTES, "1,024 bytes"),
+        (MAX_AHEAD_US // 1_000_000, "600 s"),
+        (conversation.HEARTBEAT_US // 1000, "250 ms"),
+        (conversation.ACK_WITHIN_US // 1_000_000, "20 s"),
+        (MAX_LIFETIME_S, "1 to 600"),
+    ],
+)
+def test_a_bound_in_the_specification_is_the_bound_in_the_code(number, said):
+    assert said in SPECIFICATION
+    assert f"{number:,}" in said
 
 
 # sizes
