@@ -284,25 +284,29 @@ class _Run:
         while True:
             try:
                 await self._open(peer)
-                session, talk = self._session, self._talk
-                assert session is not None
-                assert talk is not None
-                sent_us = now_us()
-                await talk.send(Resume(attempt.id, attempt.receiver.offset, session.clock_us(sent_us)))
-                return await self._converse(attempt, sent_us, sent_us)
+                break
             except (HostError, PeerLost, RemoteProtocolError) as exc:
                 if now_us() >= give_up_us:
-                    return self._broke(attempt, exc)
-                await trio.sleep(REDIAL_EVERY_S)
+                    return self._broke(attempt, exc, resumable=False)
+            await trio.sleep(REDIAL_EVERY_S)
+        session, talk = self._session, self._talk
+        assert session is not None
+        assert talk is not None
+        try:
+            sent_us = now_us()
+            await talk.send(Resume(attempt.id, attempt.receiver.offset, session.clock_us(sent_us)))
+            return await self._converse(attempt, sent_us, sent_us)
+        except (HostError, PeerLost, RemoteProtocolError) as exc:
+            return self._broke(attempt, exc)
 
-    def _broke(self, attempt: Attempt, exc: Exception) -> list[JobAction]:
+    def _broke(self, attempt: Attempt, exc: Exception, *, resumable: bool = True) -> list[JobAction]:
         attempt.sentence = str(exc)
         attempt.outcome = "lost"
         self._r._directory.on_ended(attempt.choice.peer, attempt.id)
         if isinstance(exc, RemoteProtocolError):
             attempt.outcome = "bad"
             return self._job.on_bad_result(f"what it sent does not hold ({exc})")
-        return self._job.on_lost(str(exc))
+        return self._job.on_lost(str(exc), resumable=resumable)
 
     async def _open(self, peer: str) -> None:
         """A task stream to `peer`, over a new connection if need be."""

@@ -119,6 +119,13 @@ def test_a_broken_transfer_is_resumed_three_times_and_then_drawn_elsewhere():
     ]
 
 
+def test_a_peer_that_did_not_come_back_in_time_is_not_waited_for_again():
+    job = receiving()
+    job.on_lost("the connection was lost")
+    actions = without_words(job.on_lost("no answer", resumable=False))
+    assert actions == [Penalise("near"), Replan(frozenset({"near"}))]
+
+
 def test_the_next_attempt_may_be_resumed_as_often():
     job = receiving()
     for _ in range(MAX_RESUMES + 1):
@@ -221,7 +228,7 @@ def test_whatever_happens_a_job_ends_and_says_how(peers, data):
             "never": lambda: job.on_refused(busy=False, sentence="No such model."),
             "failed": lambda: job.on_failed(requesters_fault=False, sentence="Out of memory."),
             "our_fault": lambda: job.on_failed(requesters_fault=True, sentence="Too long."),
-            "lost": lambda: job.on_lost("the connection was lost"),
+            "lost": lambda: job.on_lost("the connection was lost", resumable=data.draw(st.booleans())),
             "bad": lambda: job.on_bad_result("the bytes are others"),
         }[event]()
     assert job.attempts <= MAX_ATTEMPTS

@@ -148,10 +148,13 @@ class Job:
         self._tried.add(peer)
         return [Penalise(peer), *self._again(f"failed: {sentence}")]
 
-    def on_lost(self, what: str) -> list[Action]:
-        """The connection broke, or nothing was heard for too long; `what` says which.  It is not known what ran."""
+    def on_lost(self, what: str, *, resumable: bool = True) -> list[Action]:
+        """The connection broke, or nothing was heard for too long; `what` says which.  It is not known what ran.
+
+        Not `resumable`: it had RESUME_WITHIN_US to come back, and did not.
+        """
         peer = self._current()
-        if self.state is State.RECEIVING and self._resumes < MAX_RESUMES:
+        if resumable and self.state is State.RECEIVING and self._resumes < MAX_RESUMES:
             self._resumes += 1
             return [
                 Tell("the connection broke while the picture was coming; fetching the rest"),
