@@ -57,6 +57,7 @@ OFFER_LIVES_US = 60_000_000
 HELLO_WITHIN_S = 5.0
 CANCEL_WITHIN_S = 2.0
 REDIAL_EVERY_S = 0.25
+LOST_SPAN = "lost"  # from the last thing that went well, to the end of an attempt that gave no picture
 
 
 class JobFailed(Exception):
@@ -78,6 +79,7 @@ class Attempt:
     offer: SignedOffer | None = None
     result: Result | None = None
     result_local_us: int = 0
+    unspanned_us: int = 0  # until then, spans say where its time went
     receiver: Receiver | None = None
     data: bytearray = field(default_factory=bytearray)
     receipt: SignedReceipt | None = None
@@ -250,7 +252,7 @@ class _Run:
     async def _make_offer(self, peer: str, number: int, forced: bool) -> list[JobAction]:
         choice = self._choice
         assert choice is not None
-        attempt = Attempt(secrets.token_bytes(ATTEMPT_BYTES), number, choice)
+        attempt = Attempt(secrets.token_bytes(ATTEMPT_BYTES), number, choice, unspanned_us=now_us())
         self._attempts.append(attempt)
         self._events.attempted(attempt)
         self._r._directory.on_offered(peer, attempt.id, choice.busy_us, now_us())
@@ -259,7 +261,7 @@ class _Run:
             session, talk = self._session, self._talk
             assert session is not None
             assert talk is not None
-            began_us = now_us()
+            began_us = attempt.unspanned_us = now_us()
             offer = Offer(
                 statement=self._statement,
                 provider=key_of_untrusted(peer),
@@ -305,8 +307,12 @@ class _Run:
         self._r._directory.on_ended(attempt.choice.peer, attempt.id)
         if isinstance(exc, RemoteProtocolError):
             attempt.outcome = "bad"
-            return self._job.on_bad_result(f"what it sent does not hold ({exc})")
-        return self._job.on_lost(str(exc), resumable=resumable)
+            actions = self._job.on_bad_result(f"what it sent does not hold ({exc})")
+        else:
+            actions = self._job.on_lost(str(exc), resumable=resumable)
+        if not any(isinstance(action, ResumeTransfer) for action in actions):
+            self._span(LOST_SPAN, attempt.unspanned_us, now_us())
+        return actions
 
     async def _open(self, peer: str) -> None:
         """A task stream to `peer`, over a new connection if need be."""
@@ -361,6 +367,7 @@ class _Run:
                         attempt.outcome = "accepted"
                         attempt.step_us = message.step_us
                         self._span("offer", began_us, now)
+                        attempt.unspanned_us = now
                         job.on_accepted()
                 case Refuse():
                     if message.state is not None and peer != self._r._host.peer_id:
@@ -379,6 +386,7 @@ class _Run:
                     self._events.progressed(attempt.number, message)
                 case Failed():
                     attempt.outcome, attempt.sentence = "failed", message.sentence
+                    self._span(LOST_SPAN, attempt.unspanned_us, now)
                     self._r._directory.on_ended(peer, attempt.id)
                     return job.on_failed(
                         requesters_fault=message.fault == "requester", sentence=message.sentence
@@ -414,7 +422,7 @@ class _Run:
             return
         attempt.result, attempt.outcome = result, "receiving"
         attempt.receiver = Receiver(result.file_bytes, result.file)
-        attempt.result_local_us = session.to_local_us(result.sent_us)
+        attempt.result_local_us = attempt.unspanned_us = session.to_local_us(result.sent_us)
         began_us = session.to_local_us(heard_remote_us or 0)
         for name, start_us, us in result.spans:
             self._span(name, began_us + start_us, began_us + start_us + us, observer=attempt.choice.peer)
