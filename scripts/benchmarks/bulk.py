@@ -4,6 +4,8 @@ import hashlib
 import secrets
 import statistics
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -19,9 +21,10 @@ from tests.test_transfer import Path, share_of
 from .child import child
 from .far import BULK, ECHO, fail, silent
 from .figures import Figure, quantile
+from .relay import RATE_BYTES_PER_S
 
 FILE_BYTES = 64_000_000
-SMALL_EVERY_S = 0.001  # a fast loopback moves the file in a quarter of a second
+SMALL_EVERY_S = 0.005  # more often, and they themselves are the load
 QUIET_S = 1.0
 MAX_LATENCY_RATIO = 0.25
 MIN_THROUGHPUT_RATIO = 0.8
@@ -120,13 +123,12 @@ async def _beside(host: Any, peer: str, data: bytes | None, digest: bytes, paced
     return quantile(messages.took_us, 0.99), took_us
 
 
-async def transfer(runs: int) -> list[Figure]:
-    data = secrets.token_bytes(FILE_BYTES)
-    digest = hashlib.sha256(data).digest()
-    p99_us: dict[bool, list[float]] = {True: [], False: []}
-    took_us: dict[bool, list[int]] = {True: [], False: []}
+@asynccontextmanager
+async def _connected(limited: bool) -> AsyncIterator[tuple[Any, str]]:
+    """(host, peer id of the far end in its own process), over loopback or over a link of limited rate."""
     async with (
         child("scripts.benchmarks.far") as far,
+        child("scripts.benchmarks.relay") as relay,
         open_host(
             secrets.token_bytes(32),
             HostConfig(listen=("/ip4/127.0.0.1/tcp/0",)),
@@ -135,7 +137,30 @@ async def transfer(runs: int) -> list[Figure]:
             on_handler_error=fail,
         ) as host,
     ):
-        peer = await host.dial((await far.read())["address"])
+        address = (await far.read())["address"]
+        port = address.split("/")[4]
+        if limited:
+            address = address.replace(
+                f"/tcp/{port}/", f"/tcp/{(await relay.ask({'port': int(port)}))['port']}/"
+            )
+        yield host, await host.dial(address)
+
+
+async def transfer(runs: int) -> list[Figure]:
+    data = secrets.token_bytes(FILE_BYTES)
+    limited = f"on a link of {RATE_BYTES_PER_S * 8 // 1_000_000} Mbit/s"
+    return [
+        *await _compare(runs, data, "transfer", limited, limited=True),
+        *await _compare(runs, data, "loopback", "on bare loopback", limited=False),
+    ]
+
+
+async def _compare(runs: int, data: bytes, name: str, where: str, *, limited: bool) -> list[Figure]:
+    """Paced and unpaced in turn."""
+    digest = hashlib.sha256(data).digest()
+    p99_us: dict[bool, list[float]] = {True: [], False: []}
+    took_us: dict[bool, list[int]] = {True: [], False: []}
+    async with _connected(limited) as (host, peer):
         quiet_us, _ = await _beside(host, peer, None, b"", paced=False)
         for _ in range(runs):
             for paced in (False, True):
@@ -153,8 +178,8 @@ async def transfer(runs: int) -> list[Figure]:
     }
     return [
         Figure(
-            "transfer_latency",
-            "p99 of small messages beside 64 MB, paced over unpaced",
+            f"{name}_latency",
+            f"p99 of small messages beside 64 MB {where}, paced over unpaced",
             statistics.median(latency),
             "x",
             runs,
@@ -162,8 +187,8 @@ async def transfer(runs: int) -> list[Figure]:
             details={"each": latency, **details},
         ),
         Figure(
-            "transfer_throughput",
-            "64 MB beside small messages, paced over unpaced",
+            f"{name}_throughput",
+            f"64 MB beside small messages {where}, paced over unpaced",
             statistics.median(throughput),
             "x",
             runs,
