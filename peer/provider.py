@@ -73,7 +73,8 @@ class Task:
     cancelled: bool = False
     receipt: SignedReceipt | None = None
     spans: list[tuple[str, int, int]] = field(default_factory=list)  # name, start (monotonic), us
-    dropped_at_us: int | None = None  # its requester's last connection broke then
+    followers: int = 0  # streams on which its requester hears of it
+    dropped_at_us: int | None = None  # since then there is none
 
     @property
     def over(self) -> bool:
@@ -216,7 +217,9 @@ class Provider:
                 return None
             wait_us = self._queue.wait_of_us(offer.attempt, now_us()) or 0
         else:
-            task = Task(offer.attempt, session.peer, statement, heard_us, load_us, step_us)
+            task = Task(
+                offer.attempt, session.peer, statement, heard_us, load_us, step_us, dropped_at_us=heard_us
+            )
             self._tasks[offer.attempt] = task
             wait_us = verdict.wait_us
             self._work.notify()
@@ -261,7 +264,6 @@ class Provider:
     async def _accept(
         self, talk: TaskStream, session: Session, task: Task, wait_us: int, heard_us: int
     ) -> None:
-        task.dropped_at_us = None
         await talk.send(
             Accept(
                 wait_us=wait_us,
@@ -279,37 +281,38 @@ class Provider:
         heard = Changed()
         settled = trio.Event()
 
-        async def hear(scope: trio.CancelScope) -> None:
-            try:
-                while not settled.is_set():
-                    message = await talk.receive()
-                    if isinstance(message, Cancel):
-                        self.cancel(task)
-                    elif isinstance(message, Ack) and acks:
-                        acks[0].on_ack(message.offset, now_us())
-                        heard.notify()
-                    elif isinstance(message, SettledMessage):
-                        await self._settle(task, message)
-                        settled.set()
-            except (PeerLost, RemoteProtocolError):
-                task.dropped_at_us = now_us()
-                scope.cancel()
-                raise
+        async def hear() -> None:
+            while not settled.is_set():
+                message = await talk.receive()
+                if isinstance(message, Cancel):
+                    self.cancel(task)
+                elif isinstance(message, Ack) and acks:
+                    acks[0].on_ack(message.offset, now_us())
+                    heard.notify()
+                elif isinstance(message, SettledMessage):
+                    await self._settle(task, message)
+                    settled.set()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(hear, nursery.cancel_scope)
-            await self._tell(talk, session, task)
-            if task.rendered is not None and not task.cancelled:
-                await self._send_result(talk, session, task, offset, acks, heard)
-            if task.failed is not None:
-                await talk.send(Failed(*task.failed, session.clock_us()))
-            else:
-                while task.receipt is None:
-                    await task.changed.wait()
-                await talk.send(ReceiptMessage(task.receipt.envelope.to_bytes(), session.clock_us()))
-                with trio.move_on_after(SETTLE_WITHIN_S):
-                    await settled.wait()
-            nursery.cancel_scope.cancel()
+        task.followers, task.dropped_at_us = task.followers + 1, None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hear)
+                await self._tell(talk, session, task)
+                if task.rendered is not None and not task.cancelled:
+                    await self._send_result(talk, session, task, offset, acks, heard)
+                if task.failed is not None:
+                    await talk.send(Failed(*task.failed, session.clock_us()))
+                else:
+                    while task.receipt is None:
+                        await task.changed.wait()
+                    await talk.send(ReceiptMessage(task.receipt.envelope.to_bytes(), session.clock_us()))
+                    with trio.move_on_after(SETTLE_WITHIN_S):
+                        await settled.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            task.followers -= 1
+            if not task.followers:
+                task.dropped_at_us = now_us()
 
     async def _tell(self, talk: TaskStream, session: Session, task: Task) -> None:
         """LOADING until it starts, then PROGRESS with the latest preview, until there is a result or an end."""
@@ -509,6 +512,8 @@ class Provider:
             await trio.sleep(1)
             for attempt in self._queue.released(now_us()):
                 self._tasks.pop(attempt, None)
+            for attempt in [attempt for attempt in self._tasks if self._queue.state(attempt) is None]:
+                del self._tasks[attempt]  # it was cancelled before it ran, and cannot come back
             for task in list(self._tasks.values()):
                 gone_us = now_us() - (task.dropped_at_us or math.inf)
                 if not task.over and gone_us > ORPHAN_AFTER_US:
