@@ -11,9 +11,9 @@ import trio
 
 from protocol.errors import MalformedMessage, RemoteProtocolError, UnknownCriticalField
 from protocol.policy.prediction import SpeedBook, predict_own
-from protocol.policy.queue import Queue, Refused, Repeat
+from protocol.policy.queue import Queue, Refused, Repeat, State
 from protocol.wire.advert import Limits
-from protocol.wire.conversation import HEARTBEAT_US, Conversation, Role
+from protocol.wire.conversation import ACK_WITHIN_US, HEARTBEAT_US, Conversation, Role
 from protocol.wire.hello import LiveState
 from protocol.wire.identity import key_of_untrusted, public_key_of
 from protocol.wire.offer import ReplayedOffer, SignedOffer, check_addressed_untrusted
@@ -362,7 +362,10 @@ class Provider:
         while not sender.done:
             piece = sender.next_chunk(now_us())
             if piece is None:
-                await heard.wait()
+                with trio.move_on_after(ACK_WITHIN_US / 1e6) as quiet:
+                    await heard.wait()
+                if quiet.cancelled_caught:  # `hear` has been reading since before an ack was owed
+                    raise PeerLost("no acknowledgement came in time")
                 continue
             start, size = piece
             await talk.send(Chunk(start, rendered.file[start : start + size]))
@@ -388,16 +391,26 @@ class Provider:
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tidy)
+            nursery.start_soon(self._sign_cancelled)
             task_status.started()
             while True:
-                for task in list(self._tasks.values()):
-                    if task.cancelled and not task.over and task.attempt != self._queue.running:
-                        await self._sign(task, "cancelled", None, 0)
                 attempt = self._queue.next(now_us())
                 if attempt is None:
                     await self._work.wait()
                     continue
                 await self._run_one(self._tasks[attempt])
+
+    async def _sign_cancelled(self) -> None:
+        """Receipts of what was cancelled in the queue, whatever runs meanwhile."""
+        while True:
+            task = next(filter(self._cancelled_in_queue, self._tasks.values()), None)
+            if task is None:
+                await self._work.wait()
+            else:
+                await self._sign(task, "cancelled", None, 0)
+
+    def _cancelled_in_queue(self, task: Task) -> bool:
+        return not task.over and self._queue.state(task.attempt) is State.CANCELLED
 
     async def _run_one(self, task: Task) -> None:
         statement, began_us = task.statement, now_us()
