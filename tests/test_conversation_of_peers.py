@@ -16,7 +16,7 @@ from peer.provider import ORPHAN_AFTER_US
 from peer.renderer.client import RendererDied, RenderFailed
 from peer.requester import JobFailed
 from peer.task_stream import TaskStream
-from protocol.wire.conversation import MIN_QUIET_US, Conversation, Role
+from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role
 from protocol.wire.receipt import Settled, SignedReceipt
 from protocol.wire.task import PROTOCOL as TASK_PROTOCOL
 from protocol.wire.task import Accept, Chunk, OfferMessage, ReceiptMessage, Refuse, Result
@@ -356,14 +356,14 @@ async def test_a_file_that_is_not_the_picture_fails_with_a_sentence(autojump_clo
 
 async def test_a_receipt_of_another_peer_is_not_taken(autojump_clock, world, alice, near, far):
     world.network.tamper = changes(
-        near, ReceiptMessage, lambda it: replace(it, envelope=receipt_signed_by(far, near, it.envelope))
+        near, ReceiptMessage, lambda it: replace(it, envelope=receipt_signed_by(far, it.envelope))
     )
     asked = Asked()
     assert providers(await alice.ask(asked=asked), near, far)
     assert "signed by another peer" in " ".join(asked.told)
 
 
-def receipt_signed_by(signer, _, envelope):
+def receipt_signed_by(signer, envelope):
     honest = SignedReceipt.from_untrusted(envelope, network=NETWORK)
     return SignedReceipt.sign(honest.receipt, network=NETWORK, private_key=signer.key).envelope.to_bytes()
 
@@ -412,6 +412,8 @@ async def test_a_task_cancelled_in_the_queue_never_runs(autojump_clock, alice, n
     with trio.move_on_after(1) as scope:
         await alice.ask(statement(prompt="another"))
     assert scope.cancelled_caught
+    (attempt,) = near.receipts  # before the other is drawn
+    assert receipt_of(near, attempt).outcome == "cancelled"
     await trio.sleep(10)
     assert near.renderer.prompts == ["a lighthouse"]
     outcomes = sorted(receipt_of(near, attempt).outcome for attempt in near.receipts)
@@ -482,9 +484,6 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
             world.network.tamper = changes(near, Chunk, lambda it: slow(lambda: it))
         case "offer":
             world.network.tamper = changes(near, Accept, lambda it: slow(lambda: it))
-        case "dial":
-            world.network.cut(alice.id, near.id)
-            world.network.delays_us[frozenset((alice.id, near.id))] = DELAY_US
         case name if name in STAGES:
             near.renderer.stage_us[name] += us
     return await alice.ask()
@@ -497,7 +496,7 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
 async def test_a_delay_is_seen_in_the_span_of_its_stage_and_nowhere_else(
     autojump_clock, world, alice, near, stage, monkeypatch
 ):
-    usual = await alice.ask()
+    await alice.ask()
     near.renderer.resident = ()
     usual = await alice.ask()
     near.renderer.resident = ()
@@ -546,3 +545,61 @@ async def test_a_prompt_is_written_down_nowhere_at_its_provider(autojump_clock, 
     files.append(tmp_path / "alice" / "journal.jsonl")
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
     assert CANARY not in str(alice.journal) + str(near.journal)
+
+
+async def test_a_task_followed_on_a_new_stream_outlives_the_end_of_the_old_one(
+    autojump_clock, world, alice, near, nursery
+):
+    near.renderer.stage_us["step"] = 10_000_000
+    offers = []
+
+    def listen(source, target, message):
+        offers.extend([message] if isinstance(message, OfferMessage) else [])
+        return message
+
+    world.network.tamper = listen
+    drawn = []
+
+    async def ask():
+        drawn.append(await alice.ask())
+
+    nursery.start_soon(ask)
+    await trio.sleep(1)
+    stream = await alice.host.open_stream(near.id, TASK_PROTOCOL)
+    second = TaskStream(stream, Conversation(Role.REQUESTER))
+    await second.send(offers[0])
+    assert isinstance(await second.receive(), Accept)
+    await stream.reset()
+    await trio.sleep(60)
+    assert providers(drawn[0], near)
+
+
+async def test_a_task_cancelled_in_the_queue_is_forgotten_in_the_end(autojump_clock, alice, near, nursery):
+    near.renderer.stage_us["step"] = 1_000_000
+    nursery.start_soon(alice.ask)
+    await trio.sleep(0.5)
+    with trio.move_on_after(1):
+        await alice.ask(statement(seed=8))
+    await trio.sleep(1300)
+    assert not near.provider._tasks
+
+
+async def test_a_requester_that_acknowledges_nothing_does_not_hold_a_stream_for_ever(
+    autojump_clock, world, alice, near
+):
+    offers = []
+
+    def keep(source, target, message):
+        if isinstance(message, OfferMessage) and not offers:
+            offers.append(message)
+        return message
+
+    world.network.tamper = keep
+    await alice.ask(statement(**LARGE))
+    stream = await alice.host.open_stream(near.id, TASK_PROTOCOL)
+    silent = TaskStream(stream, Conversation(Role.REQUESTER))
+    await silent.send(offers[0])
+    assert isinstance(await silent.receive(), Accept)
+    assert near.provider._streams.borrowed_tokens > 0
+    await trio.sleep(ACK_WITHIN_US / 1e6 + 1)
+    assert near.provider._streams.borrowed_tokens == 0
