@@ -7,7 +7,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -378,10 +378,7 @@ def _of_batch(statement: Statement, index: int) -> Statement:
     """Picture `index` of a batch: the seed moves on, and the salt is new, so that no two have one hash."""
     if not index:
         return statement
-    values = {name: getattr(statement, name) for name in statement.__dataclass_fields__}
-    values["seed"] = (statement.seed + index) % 2**32
-    values["salt"] = secrets.token_bytes(SALT_BYTES)
-    return Statement(**values)
+    return replace(statement, seed=(statement.seed + index) % 2**32, salt=secrets.token_bytes(SALT_BYTES))
 
 
 def _request(statement: Statement, count: int, remote: bool) -> dict[str, Any]:
