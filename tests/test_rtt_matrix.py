@@ -1,0 +1,107 @@
+import re
+
+import numpy as np
+import pytest
+
+from testnet.rtt_matrix import (
+    LEAST_RTT_US,
+    STRETCH_P10_P50_P90,
+    BadMatrix,
+    _sphere_floor_ms,
+    _stretch,
+    from_ms,
+    load,
+    sphere,
+)
+
+
+def square(size=4, rtt_ms=10.0):
+    matrix = np.full((size, size), rtt_ms)
+    np.fill_diagonal(matrix, 0)
+    return matrix
+
+
+def changed(at, value, slices=None):
+    matrix = square() if slices is None else np.stack([square()] * slices)
+    matrix[at] = value
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("matrix", "sentence"),
+    [
+        (changed((1, 2), -5.0), r"rtt_ms\[1, 2\] is -5 ms: a round trip that is negative\."),
+        (changed((2, 0, 3), -1.0, slices=3), r"rtt_ms\[2, 0, 3\] is -1 ms"),
+        (changed((3, 0), np.inf), r"rtt_ms\[3, 0\] is inf ms: a round trip that is infinite\."),
+        (changed((0, 1), 9e6), r"rtt_ms\[0, 1\] is 9e\+06 ms: a round trip that is longer than 60 s\."),
+        (changed(2, np.nan), r"row 2 of rtt_ms is missing"),
+        (square()[:3], r"not square: it has the shape 3 x 4"),
+        (np.zeros((2, 2, 3, 3)), r"N x N or slices x N x N; it has the shape 2 x 2 x 3 x 3"),
+        (np.zeros((1, 1)), r"2 to 8192 places"),
+        (np.zeros((0, 4, 4)), r"0 x 4 x 4"),
+        (np.full((3, 3), "far"), r"must hold numbers"),
+    ],
+)
+def test_a_matrix_that_is_none_is_refused_by_a_sentence_that_names_the_entry(matrix, sentence):
+    with pytest.raises(BadMatrix, match=sentence):
+        from_ms(matrix, "a file")
+
+
+def test_what_is_no_matrix_file_is_refused_by_a_sentence(tmp_path):
+    def sentence_of(name):
+        with pytest.raises(BadMatrix) as caught:
+            load(tmp_path / name)
+        return str(caught.value)
+
+    assert "There is no file" in sentence_of("none.npz")
+    (tmp_path / "text.npz").write_text("not a matrix")
+    assert "cannot be read" in sentence_of("text.npz")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    assert "cannot be read" in sentence_of("cut.npz")
+    np.savez(tmp_path / "other.npz", delays=square())
+    assert re.search(r"has no array 'rtt_ms'; it has delays", sentence_of("other.npz"))
+    np.savez(tmp_path / "objects.npz", rtt_ms=np.array([[object()]]))
+    assert "cannot be read" in sentence_of("objects.npz")
+
+
+def test_times_of_a_file_are_the_medians_of_its_slices(tmp_path):
+    slices = np.stack([square(rtt_ms=rtt_ms) for rtt_ms in (10.0, 12.0, 30.0)])
+    np.savez(tmp_path / "m.npz", rtt_ms=slices)
+    matrix = load(tmp_path / "m.npz")
+    assert matrix.places == 4
+    assert matrix.median_us[0, 1] == 12_000
+    assert matrix.median_us[2, 2] == 0
+    assert matrix.ratio is not None
+    assert list(matrix.ratio[:, 0, 1]) == pytest.approx([10 / 12, 1, 2.5])
+
+
+def test_an_unknown_pair_is_as_far_as_the_shortest_way_over_a_third():
+    rtt_ms = changed((0, 1), np.nan)
+    rtt_ms[0, 3] = 3
+    matrix = from_ms(rtt_ms, "a file")
+    assert matrix.estimated == 1
+    assert matrix.median_us[0, 1] == 13_000
+    once = changed((0, 0, 1), np.nan, slices=2)
+    assert from_ms(once, "a file").estimated == 0
+    assert from_ms(once, "a file").median_us[0, 1] == 10_000
+
+
+def test_peers_in_one_place_are_a_local_network_apart():
+    assert from_ms(square(rtt_ms=0.0), "a file").median_us[0, 1] == LEAST_RTT_US
+
+
+def test_ways_on_the_sphere_are_a_metric_and_stretched_as_measured():
+    matrix = sphere(150, seed=3).median_us
+    assert (matrix == matrix.T).all()
+    assert (np.diag(matrix) == 0).all()
+    assert (matrix[~np.eye(150, dtype=bool)] >= LEAST_RTT_US).all()
+    assert (matrix == sphere(150, seed=3).median_us).all()
+    assert (matrix != sphere(150, seed=4).median_us).any()
+
+    floor = _sphere_floor_ms(100, np.random.default_rng(1))
+    detours = (floor[:, :, None] + floor[None]).min(axis=1)
+    assert (floor <= detours + 1e-9).all()
+    assert floor.max() < 201 + 40  # half the earth's circumference, and two access lines
+    stretch = _stretch(300, np.random.default_rng(1))[np.triu_indices(300, 1)]
+    assert np.percentile(stretch, [10, 50, 90]) == pytest.approx(STRETCH_P10_P50_P90, rel=0.03)
+    assert stretch.min() >= 1
