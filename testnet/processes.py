@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ STOP_WITHIN_S = 3  # a peer's own limit for a clean shutdown
 ORPHANS_WITHIN_S = 2  # a renderer leaves within 1 s of its peer's death
 _POLL_S = 0.02
 _LEASH = Path(__file__).with_name("leash.py")
+_INSIDE = Path(__file__).with_name("inside.py")
 RECORD = "testnet.json"
 
 
@@ -49,17 +50,35 @@ def mark(pid: int) -> Mark:
     return Mark(pid, psutil.Process(pid).create_time())
 
 
-def start(command: list[str], *, folder: Path, output: Path) -> subprocess.Popen[bytes]:
-    """A process in a session of its own that dies with this one; called in the main thread."""
-    with output.open("ab") as file:
+def start(
+    command: list[str],
+    *,
+    folder: Path,
+    output: Path,
+    errors: Path | None = None,
+    namespace: int | None = None,
+    descriptors: Iterable[int] = (),
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """A process in a session of its own that dies with this one; called in the main thread.
+
+    It writes to `output`, and to `errors` what is for stderr if that is another file.  `namespace` is the descriptor
+    of the network namespace it lives in, `descriptors` are those it inherits, `variables` go into its environment.
+    """
+    inherited = tuple(descriptors)
+    if namespace is not None:
+        command = [sys.executable, "-I", "-S", str(_INSIDE), str(namespace), *command]
+        inherited = (*inherited, namespace)
+    with output.open("ab") as out, (errors or output).open("ab") as err:
         return subprocess.Popen(
-            [sys.executable, "-I", str(_LEASH), str(os.getpid()), *command],
+            [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command],
             cwd=folder,
-            env=environment(),
+            env={**environment(), **(variables or {})},
             stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
+            stdout=out,
+            stderr=err,
             start_new_session=True,
+            pass_fds=inherited,
         )
 
 
