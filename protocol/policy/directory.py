@@ -143,7 +143,7 @@ class Directory:
                 continue
             if not is_own and now_us >= known.heard_us + signed.advert.lifetime_s * 1_000_000:
                 continue
-            notes = (self._own_note,) if is_own else (known.skew_note,)
+            note = self._own_note if is_own else known.skew_note
             rtt = known.rtt.estimate()
             found.append(
                 Candidate(
@@ -156,8 +156,8 @@ class Directory:
                     own=is_own,
                     speeds=self.speeds.of(peer),
                     own_in_flight_us=_in_flight(known, rtt, now_us) if known.in_flight else 0,
-                    penalty_us=_penalty(known, now_us),
-                    notes=tuple(note for note in notes if note),
+                    penalty_us=_penalty(known, now_us) if known.penalty_us else 0,
+                    notes=(note,) if note else (),
                 )
             )
         return tuple(found)

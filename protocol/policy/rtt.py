@@ -1,6 +1,5 @@
 """Round-trip times: what a peer measured with its own clock, and what four timestamps say of the other's."""
 
-import itertools
 from collections import deque
 from dataclasses import dataclass
 
@@ -21,23 +20,35 @@ class RttEstimator:
     """A windowed minimum filter.  Samples are `now - sent` on one's own clock: the remote's word is not in them."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[int, int]] = deque(maxlen=MAX_SAMPLES)  # (now_us, rtt_us)
+        self._samples: deque[tuple[int, int]] = deque()  # (now_us, rtt_us)
+        self._lowest: deque[tuple[int, int]] = deque()  # (number, rtt_us): those no later one is below
+        self._number = 0  # of the last sample
+        self._changes_us = 0  # the sum of |differences| between successive samples
         self._estimate: Rtt | None = None
 
     def add(self, rtt_us: int, now_us: int) -> None:
         if rtt_us < 0:
             raise LocalProtocolError(f"a round trip of {rtt_us} us")
-        samples = self._samples
+        samples, lowest = self._samples, self._lowest
+        if samples:
+            self._changes_us += abs(rtt_us - samples[-1][1])
         samples.append((now_us, rtt_us))
-        while samples[0][0] < now_us - WINDOW_US:
-            samples.popleft()
-        times = [rtt for _, rtt in samples]
-        changes = [abs(after - before) for before, after in itertools.pairwise(times)]
-        jitter = sum(changes) // len(changes) if changes else 0
-        self._estimate = Rtt(min(times), jitter, len(times))
+        while len(samples) > MAX_SAMPLES or samples[0][0] < now_us - WINDOW_US:
+            _, gone_us = samples.popleft()
+            self._changes_us -= abs(samples[0][1] - gone_us)
+        self._number += 1
+        while lowest and lowest[-1][1] >= rtt_us:
+            lowest.pop()
+        lowest.append((self._number, rtt_us))
+        while lowest[0][0] <= self._number - len(samples):
+            lowest.popleft()
+        self._estimate = None
 
     def estimate(self) -> Rtt | None:
         """As of the last sample; None before the first."""
+        count = len(self._samples)
+        if self._estimate is None and count:
+            self._estimate = Rtt(self._lowest[0][1], self._changes_us // max(1, count - 1), count)
         return self._estimate
 
 

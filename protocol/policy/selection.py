@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..wire.statement import Statement
 from .prediction import Candidate, Constraint, Exclusion, Prediction, predict, prompt_bytes
@@ -22,8 +23,7 @@ class NoCandidate(Exception):
     """Nobody can draw this; the sentence names the constraint that binds."""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """One peer of a plan."""
 
     peer: str
@@ -101,26 +101,27 @@ def _scored(
     """
     best_us = min(prediction.total_us for _, prediction in capable)
     certain_us = min(prediction.uncertain_us for _, prediction in capable)
+    salt = b"%d " % seed
     for candidate, prediction in capable:
         contended_us = prediction.wait_us + prediction.uncertain_us - certain_us
         scale_us = min(contended_us, best_us) * TEMPERATURE_PERCENT / 100
-        draw = _draw(seed, candidate.peer)
+        draw = _draw(salt + candidate.peer.encode())
         gumbel = -math.log(-math.log(draw)) - _EULER_GAMMA
         yield (prediction.total_us + candidate.penalty_us - scale_us * gumbel, draw), candidate, prediction
 
 
-def _draw(seed: int, peer: str) -> float:
-    """A number in (0, 1), the same for the same seed and peer."""
-    digest = hashlib.sha256(b"%d %s" % (seed, peer.encode())).digest()
-    return ((int.from_bytes(digest[:8], "big") >> 11) + 0.5) / (1 << 53)
+def _draw(of: bytes) -> float:
+    """A number in (0, 1), the same for the same bytes."""
+    return ((int.from_bytes(hashlib.sha256(of).digest()[:8], "big") >> 11) + 0.5) / (1 << 53)
 
 
 def _choice(candidate: Candidate, prediction: Prediction) -> Choice:
+    rtt_us = candidate.rtt_us
     return Choice(
         peer=candidate.peer,
-        rtt_us=candidate.rtt_us if candidate.own or candidate.rtt else None,
+        rtt_us=rtt_us if candidate.own or candidate.rtt else None,
         predicted_us=prediction.total_us,
-        max_wait_us=prediction.wait_us + MAX_WAIT_SLACK_US + candidate.rtt_us,
+        max_wait_us=prediction.wait_us + MAX_WAIT_SLACK_US + rtt_us,
         step_us=prediction.step_us,
         busy_us=prediction.busy_us,
         wait_us=prediction.wait_us,

@@ -1,5 +1,7 @@
 """Who a peer is: an Ed25519 public key, written as a libp2p peer id.  (README section 2.)"""
 
+import functools
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -49,6 +51,7 @@ def check_key_untrusted(key: bytes) -> None:
         raise BadSignature("a key of small order")
 
 
+@functools.lru_cache(maxsize=4096)  # as many as a directory knows: an advert names its peer several times
 def peer_id_of(key: bytes) -> str:
     """The base58 peer id ("12D3KooW...") of a public key."""
     data = _PEER_ID_PREFIX + key

@@ -1,0 +1,471 @@
+"""The product's policy: the protocol's directory, selection, job and queue, carried as `peer/` carries them.
+
+What `peer/requester.py`, `peer/link.py` and `peer/gossip.py` do with sockets and clocks is done here with events.
+"""
+
+from random import Random
+
+from protocol.policy.directory import Directory
+from protocol.policy.job import (
+    Action,
+    CancelAttempt,
+    Finish,
+    GiveUp,
+    Job,
+    MakeOffer,
+    Penalise,
+    Replan,
+    ResumeTransfer,
+)
+from protocol.policy.prediction import CONNECT_ROUND_TRIPS
+from protocol.policy.queue import Queue, Refused
+from protocol.policy.selection import Choice, NoCandidate, plan
+from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
+from protocol.wire.conversation import ACCEPT_WITHIN_US, START_SLACK_US
+from protocol.wire.hello import MODEL_ID_BYTES, LiveState
+from protocol.wire.identity import KEY_BYTES
+from protocol.wire.statement import Statement
+
+from .clock import Clock
+from .costs import Costs
+from .outcome import Ledger
+from .provider import LIE_FACTOR, Attempt, LearningProvider, statement_of
+from .world import FIXED_US, RESULT_BYTES, RESULT_PX, STEP_US, World
+
+# As peer/ has them; testnet does not import peer.
+ACTIVE_FOR_US = 60_000_000
+BURST = 6  # pings when a link opens
+IDLE_EVERY_US = 15_000_000
+ORPHAN_AFTER_US = 15_000_000
+PUBLISH_GAP_US = 1_000_000
+ADVERT_LIFETIME_S = 180
+
+GOSSIP_US = 300_000  # over a few hops
+PING_GROUPS = 8  # links whose round trips are alike are asked in one event
+REJOIN_US = 1_000_000  # until its old acquaintances have dialled one who came back
+NETWORK = "simulation"
+
+
+class Nearlight:
+    """A swarm of real decision code."""
+
+    def __init__(self, world: World, clock: Clock, costs: Costs, ledger: Ledger, dice: Random) -> None:
+        self.world, self.clock, self.costs, self.ledger, self.dice = world, clock, costs, ledger, dice
+        self.model_ids = [
+            (b"model %d" % model).ljust(MODEL_ID_BYTES, b"\0") for model in range(world.config.models)
+        ]
+        self.attempts = 0
+        self.providers = [
+            LearningProvider(index, world, clock, costs, self.model_ids, self._on_capabilities)
+            for index in range(world.config.peers)
+        ]
+        self.adverts = [self._first_advert(index) for index in range(world.config.peers)]
+        self._told_us = [-PUBLISH_GAP_US] * world.config.peers
+        self.names = [advert.peer for advert in self.adverts]
+        self.number_of = {name: index for index, name in enumerate(self.names)}
+        self.requesters = [_Requester(index, self) for index in range(world.config.requesters)]
+        self._statements: dict[tuple[int, int], Statement] = {}
+        for index in range(world.config.peers):
+            clock.at(self._advert_pause_us(), self._renew, index)
+        for index, away_us, back_us in world.leaves:
+            clock.at(away_us, self._leave, index)
+            clock.at(back_us, self._return, index)
+
+    def ask(self, request: int) -> None:
+        requester = self.requesters[self.world.requests.requester[request]]
+        requester.stay_active()
+        _Errand(request, requester, self).begin()
+
+    def statement(self, request: int) -> Statement:
+        asked = self.world.requests
+        key = asked.model[request], asked.steps[request]
+        found = self._statements.get(key)
+        if found is None:
+            found = self._statements[key] = statement_of(self.model_ids[key[0]], key[1])
+        return found
+
+    # adverts
+
+    def _first_advert(self, index: int) -> SignedAdvert:
+        key = (b"provider %d" % index).ljust(KEY_BYTES, b"\0")
+        return SignedAdvert.sign(self._able(index, 0), network=NETWORK, private_key=key)
+
+    def _able(self, index: int, sequence: int) -> Advert:
+        world, provider = self.world, self.providers[index]
+        slow = world.slow[index] / (LIE_FACTOR if provider.lying else 1)
+        speeds = (Speed(RESULT_PX, RESULT_PX, "fp16", max(1, int(STEP_US * slow)), int(FIXED_US * slow)),)
+        models = tuple(
+            OfferedModel(
+                id=self.model_ids[model],
+                name=f"model {model}",
+                family="sd",
+                state="resident" if model in provider.warm or provider.lying else "disk",
+                native=(RESULT_PX, RESULT_PX),
+                load_us=world.cold_us[index][model],
+                speeds=speeds,
+            )
+            for model in range(world.config.models)
+            if world.capable[index, model]
+        )
+        return Advert(
+            name=f"p{index}",
+            boot_epoch=0,
+            sequence=sequence,
+            issued_us=self.clock.now_us,
+            lifetime_s=ADVERT_LIFETIME_S,
+            addresses=(),
+            kinds=("txt2img",),
+            devices=(Device("cuda", "simulated", 1, None, None, None, ("fp16",)),),
+            models=models,
+            limits=Limits(pixels=1 << 20, steps=1000, prompt_bytes=2000, queue=16),
+        )
+
+    def _advert_pause_us(self) -> int:
+        low, high = self.world.config.advert_every_s
+        return self.clock.now_us + int(self.dice.uniform(low, high) * 1e6)
+
+    def _renew(self, index: int) -> None:
+        self._publish(index)
+        self.clock.at(self._advert_pause_us(), self._renew, index)
+
+    def _on_capabilities(self, index: int) -> None:
+        """What is resident changed: tell, but not twice within PUBLISH_GAP_US."""
+        due_us = self._told_us[index] + PUBLISH_GAP_US
+        if due_us <= self.clock.now_us:
+            self._publish(index)
+        elif self._told_us[index] <= self.clock.now_us:
+            self._told_us[index] = due_us
+            self.clock.at(due_us, self._publish, index)
+
+    def _publish(self, index: int) -> None:
+        if self.providers[index].gone:
+            return
+        self._told_us[index] = max(self._told_us[index], self.clock.now_us)
+        old = self.adverts[index]
+        able = self._able(index, old.advert.sequence + 1)
+        # The envelope is the first one's: it names the peer, and nobody here doubts it.
+        self.adverts[index] = SignedAdvert(able, old.envelope)
+        self.costs.messages["advert"] += 1
+        self.clock.at(self.clock.now_us + GOSSIP_US, self._deliver, index, self.adverts[index])
+
+    def _deliver(self, index: int, signed: SignedAdvert) -> None:
+        now_us = self.clock.now_us
+        for requester in self.world.peers_at(index):
+            self.requesters[requester].directory.on_advert(signed, now_us, now_us)
+
+    # churn
+
+    def _leave(self, index: int) -> None:
+        self.providers[index].leave(Queue())
+        for requester in self.world.peers_at(index):
+            self.requesters[requester].on_disconnected(self.names[index])
+
+    def _return(self, index: int) -> None:
+        self.providers[index].gone = False
+        self._publish(index)
+        self.clock.at(self.clock.now_us + REJOIN_US, self._connect, index)
+
+    def _connect(self, index: int) -> None:
+        if not self.providers[index].gone:
+            for requester in self.world.peers_at(index):
+                self.requesters[requester].on_connected(self.names[index])
+
+
+class _Requester:
+    """One peer that asks: its directory, kept fresh by pings."""
+
+    def __init__(self, index: int, swarm: Nearlight) -> None:
+        self.index = index
+        self.swarm = swarm
+        self.directory = Directory(f"requester {index}")
+        self.connected: set[str] = set()
+        self._active_until_us = -1
+        self._turn = 0
+        world = swarm.world
+        known = world.known[index]
+        for provider in known:
+            signed = swarm.adverts[provider]
+            self.directory.on_advert(signed, 0, 0)
+            self.on_connected(swarm.names[provider])
+            for _ in range(BURST):
+                self.directory.on_rtt(
+                    swarm.names[provider], world.round_trip_us(index, provider, swarm.dice), 0
+                )
+        nearest_first = sorted(known, key=lambda provider: (world.rtt_us[index][provider], provider))
+        size = -(-len(known) // PING_GROUPS)
+        self._groups = [nearest_first[at : at + size] for at in range(0, len(known), size)]
+        self._begin()
+
+    def on_connected(self, peer: str) -> None:
+        self.connected.add(peer)
+        self.directory.on_connected(peer)
+
+    def on_disconnected(self, peer: str) -> None:
+        self.connected.discard(peer)
+        self.directory.on_disconnected(peer)
+
+    def stay_active(self) -> None:
+        """It is about to ask: live state should be fresh for a while."""
+        now_us = self.swarm.clock.now_us
+        was_idle = self._active_until_us < now_us
+        self._active_until_us = now_us + ACTIVE_FOR_US
+        if was_idle:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._turn += 1
+        period_us = int(self.swarm.world.config.state_every_s * 1e6)
+        for number, group in enumerate(self._groups):
+            first_us = self.swarm.clock.now_us + period_us * number // len(self._groups)
+            if self._active_until_us >= self.swarm.clock.now_us and self._turn > 1:
+                first_us = self.swarm.clock.now_us  # it just became active
+            self.swarm.clock.at(first_us, self._ping, group, self._turn)
+
+    def _ping(self, group: list[int], turn: int) -> None:
+        """The pings of a group are answered; the farthest of it decides when the answers are here."""
+        if turn != self._turn:
+            return
+        swarm = self.swarm
+        now_us, active = swarm.clock.now_us, self._active_until_us >= swarm.clock.now_us
+        heard: list[tuple[str, int, LiveState]] = []
+        for index in group:
+            provider = swarm.providers[index]
+            swarm.costs.messages["ping"] += 1
+            if not provider.gone:
+                rtt_us = swarm.world.round_trip_us(self.index, index, swarm.dice)
+                heard.append((swarm.names[index], rtt_us, provider.live_state()))
+        swarm.costs.messages["pong"] += len(heard)
+        if heard:
+            way_us = max(rtt_us for _, rtt_us, _ in heard) // 2
+            swarm.clock.at(now_us + way_us, self._pongs, heard)
+        period_us = int(swarm.world.config.state_every_s * 1e6) if active else IDLE_EVERY_US
+        swarm.clock.at(now_us + period_us, self._ping, group, turn)
+
+    def _pongs(self, heard: list[tuple[str, int, LiveState]]) -> None:
+        directory, now_us = self.directory, self.swarm.clock.now_us
+        for peer, rtt_us, state in heard:
+            directory.on_rtt(peer, rtt_us, now_us)
+            directory.on_state(peer, state, now_us)
+
+
+class _Errand:
+    """One request on its way through its job: what `peer/requester.py` calls a run."""
+
+    __slots__ = (
+        "attempt",
+        "choice",
+        "job",
+        "offered",
+        "offered_us",
+        "request",
+        "requester",
+        "statement",
+        "swarm",
+    )
+
+    def __init__(self, request: int, requester: _Requester, swarm: Nearlight) -> None:
+        self.request = request
+        self.requester = requester
+        self.swarm = swarm
+        self.statement = swarm.statement(request)
+        self.job = Job()
+        self.attempt: Attempt | None = None
+        self.offered: list[Attempt] = []
+        self.offered_us = 0
+        self.choice: Choice | None = None
+
+    def begin(self) -> None:
+        self._carry_out(self.job.start())
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        while actions:
+            following: list[Action] = []
+            for action in actions:
+                following += self._do(action)
+            actions = following
+
+    def _do(self, action: Action) -> list[Action]:
+        swarm, now_us = self.swarm, self.swarm.clock.now_us
+        match action:
+            case Replan(excluded):
+                return self._replan(excluded)
+            case MakeOffer(peer, _, forced):
+                self._make_offer(peer, forced)
+            case ResumeTransfer():
+                # The process that had the result is gone: a new one does not know it, and none answers at all.
+                assert self.attempt is not None
+                swarm.clock.at(now_us + action.within_us, self._on_lost, self.attempt, "not resumed", False)
+            case Penalise(peer):
+                self.requester.directory.on_penalty(peer, now_us)
+            case GiveUp():
+                self._close()
+                swarm.ledger.on_given_up(self.request)
+            case Finish():
+                assert self.attempt is not None
+                self._close()
+                swarm.costs.useful_us += self.attempt.spent_us
+                swarm.ledger.on_done(self.attempt, self.offered_us, now_us)
+            case CancelAttempt():
+                raise AssertionError("nobody cancels a job here")
+        return []
+
+    def _close(self) -> None:
+        for attempt in self.offered:
+            self.requester.directory.on_ended(self.swarm.names[attempt.provider], attempt.id)
+
+    def _replan(self, excluded: frozenset[str]) -> list[Action]:
+        now_us = self.swarm.clock.now_us
+        try:
+            chosen = plan(
+                self.requester.directory.candidates(now_us, own=False),
+                self.statement,
+                now_us=now_us,
+                excluded=excluded,
+                seed=self.swarm.dice.getrandbits(63),
+            )
+        except NoCandidate as exc:
+            return self.job.on_no_candidate(str(exc))
+        self.choice = chosen.ranked[0]
+        return self.job.on_plan(self.choice.peer)
+
+    def _make_offer(self, peer: str, forced: bool) -> None:
+        swarm, choice, directory = self.swarm, self.choice, self.requester.directory
+        assert choice is not None
+        now_us = self.offered_us = swarm.clock.now_us
+        provider = swarm.number_of[peer]
+        swarm.attempts += 1
+        attempt = Attempt(swarm.attempts, self.request, provider, swarm.world, self, again=False)
+        attempt.statement = self.statement
+        self.attempt = attempt
+        self.offered.append(attempt)
+        directory.on_offered(peer, attempt.id, choice.busy_us, now_us)
+        rtt_us = self._round_trip_us(attempt)
+        sent_us = now_us
+        if peer not in self.requester.connected:
+            if swarm.providers[provider].gone:
+                swarm.clock.at(now_us + rtt_us, self._on_lost, attempt, "it cannot be reached", True)
+                return
+            sent_us += CONNECT_ROUND_TRIPS * rtt_us
+            swarm.costs.messages["dial"] += 2 * CONNECT_ROUND_TRIPS
+            swarm.clock.at(sent_us, self.requester.on_connected, peer)
+        swarm.costs.messages["offer"] += 1
+        attempt.heard_us = sent_us
+        swarm.clock.at(
+            sent_us + rtt_us // 2, self._at_provider, attempt, None if forced else choice.max_wait_us
+        )
+        known = directory.rtt(peer)
+        patience_us = ACCEPT_WITHIN_US + (known.min_us + known.jitter_us if known else 0)
+        swarm.clock.at(sent_us + patience_us, self._no_accept, attempt)
+
+    # at the provider
+
+    def _at_provider(self, attempt: Attempt, max_wait_us: int | None) -> None:
+        swarm = self.swarm
+        provider = swarm.providers[attempt.provider]
+        if provider.gone:
+            self._tell(attempt, self._on_lost, "the connection was lost", True)
+            return
+        verdict = provider.offer(attempt, None if provider.lying else max_wait_us)
+        if verdict is None:
+            return
+        state = provider.live_state()
+        if isinstance(verdict, Refused):
+            swarm.costs.messages["refuse"] += 1
+            self._tell(attempt, self._on_refused, verdict, state)
+            return
+        swarm.costs.messages["accept"] += 1
+        load_us = (
+            0 if attempt.model in provider.warm else swarm.world.cold_us[attempt.provider][attempt.model]
+        )
+        self._tell(attempt, self._on_accepted, verdict.wait_us + load_us, state)
+        provider.go_on()
+
+    def on_started(self, attempt: Attempt) -> None:
+        self.swarm.costs.messages["start"] += 1
+        self._tell(attempt, self._on_start)
+
+    def on_finished(self, attempt: Attempt) -> None:
+        swarm = self.swarm
+        swarm.costs.messages["result"] += 1
+        sent_us = swarm.clock.now_us
+        self._tell(attempt, self._on_result)
+        # One more round trip for a window that begins small, and the bytes on the provider's uplink.
+        upload_us = int(RESULT_BYTES * 1e6 / swarm.world.upload_bytes_per_s[attempt.provider])
+        at_us = attempt.heard_us + self._round_trip_us(attempt) + upload_us
+        attempt.heard_us = at_us
+        swarm.clock.at(at_us, self._on_receipt, attempt, sent_us)
+
+    def on_gone(self, attempt: Attempt) -> None:
+        self._tell(attempt, self._on_lost, "the connection was lost", True)
+
+    def _tell(self, attempt: Attempt, hear, *what) -> None:  # type: ignore[no-untyped-def]
+        """On its way to the requester, behind what was told before."""
+        at_us = self.swarm.clock.now_us + self._round_trip_us(attempt) // 2
+        attempt.heard_us = max(attempt.heard_us, at_us)
+        self.swarm.clock.at(attempt.heard_us, hear, attempt, *what)
+
+    def _round_trip_us(self, attempt: Attempt) -> int:
+        return self.swarm.world.round_trip_us(attempt.requester, attempt.provider, self.swarm.dice)
+
+    # at the requester
+
+    def _on_refused(self, attempt: Attempt, verdict: Refused, state: LiveState) -> None:
+        if attempt is not self.attempt:
+            return
+        directory, peer = self.requester.directory, self.swarm.names[attempt.provider]
+        directory.on_state(peer, state, self.swarm.clock.now_us)
+        directory.on_ended(peer, attempt.id)
+        self.swarm.ledger.refusals += 1
+        self._carry_out(self.job.on_refused(busy=verdict.code == "busy", sentence=verdict.sentence))
+
+    def _on_accepted(self, attempt: Attempt, start_within_us: int, state: LiveState) -> None:
+        if attempt is not self.attempt:
+            return
+        directory, peer = self.requester.directory, self.swarm.names[attempt.provider]
+        now_us = self.swarm.clock.now_us
+        directory.on_state(peer, state, now_us)
+        known = directory.rtt(peer)
+        by_us = now_us + start_within_us + START_SLACK_US + (known.min_us + known.jitter_us if known else 0)
+        self.swarm.clock.at(by_us, self._no_start, attempt)
+        self._carry_out(self.job.on_accepted())
+        attempt.accepted = True
+
+    def _on_start(self, attempt: Attempt) -> None:
+        attempt.start_heard = True
+
+    def _on_result(self, attempt: Attempt) -> None:
+        if attempt is self.attempt:
+            self._carry_out(self.job.on_result())
+
+    def _on_receipt(self, attempt: Attempt, sent_us: int) -> None:
+        if attempt is not self.attempt:
+            return
+        swarm, speeds = self.swarm, self.requester.directory.speeds
+        swarm.costs.messages["receipt"] += 1
+        swarm.costs.messages["settled"] += 1
+        peer = swarm.names[attempt.provider]
+        slow = swarm.world.slow[attempt.provider] * attempt.slip
+        speeds.on_render(
+            peer, self.statement, step_us=max(1, int(STEP_US * slow)), fixed_us=int(FIXED_US * slow)
+        )
+        speeds.on_transfer(peer, RESULT_BYTES, swarm.clock.now_us - sent_us)
+        self._carry_out(self.job.on_checked())
+
+    def _no_accept(self, attempt: Attempt) -> None:
+        if attempt is self.attempt and not attempt.accepted:
+            self._on_lost(attempt, "nothing was heard in time while waiting for accept", True)
+
+    def _no_start(self, attempt: Attempt) -> None:
+        if attempt is self.attempt and not attempt.start_heard:
+            self._on_lost(attempt, "nothing was heard in time while waiting for start", True)
+
+    def _on_lost(self, attempt: Attempt, what: str, resumable: bool) -> None:
+        if attempt is not self.attempt or self.job.over:
+            return
+        swarm = self.swarm
+        swarm.ledger.losses[what] += 1
+        self.requester.directory.on_ended(swarm.names[attempt.provider], attempt.id)
+        # Its stream closes; what nobody follows is dropped after a while.
+        orphan_us = swarm.clock.now_us + self._round_trip_us(attempt) // 2 + ORPHAN_AFTER_US
+        swarm.clock.at(orphan_us, swarm.providers[attempt.provider].cancel, attempt)
+        self._carry_out(self.job.on_lost(what, resumable=resumable))

@@ -1,0 +1,110 @@
+"""What became of each request, and where its time went."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .costs import Costs
+from .provider import Attempt
+from .world import World
+
+COUNTED = (0.2, 0.98)  # of the requests: neither those of a world that just began, nor those of one that ends
+UNFINISHED_S = 1000.0  # what a request that nobody answered counts in percentiles
+SPANS = ("before", "wait", "load", "render", "network")
+
+
+class ConservationError(Exception):
+    """A request ended twice."""
+
+
+class Ledger:
+    """One run of one policy in one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        count = len(world.requests)
+        self.left = count
+        self.latency_us: NDArray[np.int64] = np.full(count, -1, np.int64)
+        self._over = bytearray(count)
+        self._spans: NDArray[np.int64] = np.zeros((count, len(SPANS)), np.int64)
+        self.chosen: NDArray[np.int64] = np.full(count, -1, np.int64)
+        self.refusals = 0
+        self.hedges = 0
+        self.losses: Counter[str] = Counter()
+
+    def on_done(self, attempt: Attempt, offered_us: int, now_us: int) -> None:
+        """Its picture is here.  `offered_us`: when the offer that led to it was sent."""
+        request = attempt.request
+        self._end(request)
+        asked_us = self._world.requests.at_us[request]
+        self.latency_us[request] = now_us - asked_us
+        self.chosen[request] = attempt.provider
+        arrived_us = min(attempt.began_us, attempt.arrived_us)
+        finished_us = attempt.began_us + attempt.spent_us
+        self._spans[request] = (
+            offered_us - asked_us,
+            attempt.began_us - arrived_us,
+            attempt.loaded_us,
+            attempt.spent_us - attempt.loaded_us,
+            arrived_us - offered_us + now_us - finished_us,
+        )
+
+    def on_given_up(self, request: int) -> None:
+        self._end(request)
+
+    def _end(self, request: int) -> None:
+        if self._over[request]:
+            raise ConservationError(f"request {request} ended twice")
+        self._over[request] = True
+        self.left -= 1
+
+    def result(self, costs: Costs) -> "Result":
+        count = len(self._world.requests)
+        first, last = int(count * COUNTED[0]), max(int(count * COUNTED[1]), int(count * COUNTED[0]) + 1)
+        counted = self.latency_us[first:last]
+        done = counted >= 0
+        latency_s = np.where(done, counted / 1e6, UNFINISHED_S)
+        p50, p95, p99 = np.percentile(latency_s, [50, 95, 99])
+        spans = self._spans[first:last][done]
+        means = spans.mean(axis=0) / 1e6 if len(spans) else np.zeros(len(SPANS))
+        world = self._world
+        seconds = max(1.0, world.requests.at_us[-1] / 1e6)
+        config = world.config
+        return Result(
+            p50_s=float(p50),
+            p95_s=float(p95),
+            p99_s=float(p99),
+            mean_s=float(latency_s.mean()),
+            refusals_per_request=self.refusals / count,
+            hedges_per_request=self.hedges / count,
+            losses_per_request=self.losses.total() / count,
+            messages_per_request=costs.messages.total() / count,
+            loads_per_request=costs.loads / count,
+            wasted_fraction=max(0.0, 1 - costs.useful_us / costs.busy_us) if costs.busy_us else 0.0,
+            unfinished=int((self.latency_us < 0).sum()),
+            requests=count,
+            where_s=dict(zip(SPANS, (round(float(mean), 6) for mean in means), strict=True)),
+            control=costs.control(seconds, config.peers, config.requesters, config.known),
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """Latencies from "asked" to "the whole picture is here", in seconds; means over the requests that count."""
+
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    mean_s: float
+    refusals_per_request: float
+    hedges_per_request: float
+    losses_per_request: float
+    messages_per_request: float  # all but progress and picture bytes, of everyone, pings and adverts included
+    loads_per_request: float
+    wasted_fraction: float  # of what renderers were busy for
+    unfinished: int
+    requests: int
+    where_s: dict[str, float]
+    control: dict[str, float]
