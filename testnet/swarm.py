@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,11 @@ from typing import Any
 import trio
 
 from . import journals, processes
+from .net import Network
 
 ROOT = Path(__file__).resolve().parents[1]
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+PORT = 4001  # of each peer with an address of its own
 MAX_PEERS = 200  # of some 100 MB each: more than that belongs in the simulation
 _POLL_S = 0.05
 _WATCH_S = 0.5
@@ -30,8 +33,18 @@ def _silent(_: str) -> None:
 
 
 @dataclass(frozen=True)
+class PeerSettings:
+    """One peer; `variables` go into its environment."""
+
+    name: str
+    provides: bool = True
+    models: tuple[Path, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SwarmConfig:
-    """`peers` processes, of which the first `providers` provide (None: all)."""
+    """`peers` processes, of which the first `providers` provide (None: all); or those that `each` states."""
 
     peers: int = 5
     providers: int | None = None
@@ -39,16 +52,22 @@ class SwarmConfig:
     models: tuple[Path, ...] = ()
     ready_within_s: float = 60.0  # from the first start; a loaded two-core machine starts five peers in 15
     on_progress: Callable[[str], None] = _silent  # given whole sentences
+    each: tuple[PeerSettings, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.each and len(self.each) != self.peers:
+            raise ValueError(f"{self.peers} peers, but settings for {len(self.each)}")
         if not 1 <= self.peers <= MAX_PEERS:
             raise ValueError(f"a testnet has 1 to {MAX_PEERS} peers, not {self.peers}")
         if self.providers is not None and not 0 <= self.providers <= self.peers:
             raise ValueError(f"of {self.peers} peers, 0 to {self.peers} can provide, not {self.providers}")
 
     @property
-    def providing(self) -> int:
-        return self.peers if self.providers is None else self.providers
+    def settings(self) -> tuple[PeerSettings, ...]:
+        providing = self.peers if self.providers is None else self.providers
+        return self.each or tuple(
+            PeerSettings(f"p{index}", index < providing, self.models) for index in range(self.peers)
+        )
 
 
 @dataclass
@@ -57,13 +76,35 @@ class Peer:
 
     index: int
     home: Path
-    provides: bool
+    settings: PeerSettings
     journal: journals.Follower
-    process: subprocess.Popen[bytes]
+    command: list[str]
+    namespace: int | None = None  # descriptor of the network namespace it lives in
     peer_id: str = ""
     name: str = ""
     address: str = ""  # ready for --join
     known: set[str] = field(default_factory=set)  # ids of the peers whose advert and RTT it has
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def provides(self) -> bool:
+        return self.settings.provides
+
+    def launch(self) -> None:
+        """Starts it, or starts it again; in the main thread."""
+        self.known.clear()
+        self._process = processes.start(
+            self.command,
+            folder=ROOT,
+            output=self.output,
+            namespace=self.namespace,
+            variables=self.settings.variables,
+        )
 
     @property
     def pid(self) -> int:
@@ -92,6 +133,8 @@ class Peer:
                 self.address = address if "/p2p/" in address else f"{address}/p2p/{self.peer_id}"
             case {"event": "peer_known", "peer": str(peer)}:
                 self.known.add(peer)
+            case {"event": "left", "peer": str(peer)}:
+                self.known.discard(peer)
 
     def check_running(self) -> None:
         """SwarmError if it has left."""
@@ -114,6 +157,12 @@ class Swarm:
     home: Path
     peers: tuple[Peer, ...]
     ready_us: int  # from the last start until everyone knew everyone
+    up_us: int = 0  # from the first start until then
+
+    def restart(self, peer: Peer) -> None:
+        """Starts a peer whose process has ended; in the main thread."""
+        peer.launch()
+        processes.record(self.home, [each.process for each in self.peers])
 
     async def wait_peer_left(self) -> None:
         """Returns never; SwarmError when a peer's process has ended."""
@@ -146,17 +195,21 @@ async def run_peer_command(
 
 
 @asynccontextmanager
-async def swarm(config: SwarmConfig) -> AsyncIterator[Swarm]:
-    """Peers that all know each other, and none of their processes afterwards; SwarmError, processes.AlreadyUp."""
+async def swarm(config: SwarmConfig, network: Network | None = None) -> AsyncIterator[Swarm]:
+    """Peers that all know each other, and none of their processes afterwards; SwarmError, processes.AlreadyUp.
+
+    Peer i is host i of `network`; without one they are all on loopback.
+    """
     home = Path(tempfile.mkdtemp(prefix="nearlight-")) if config.home is None else config.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     if left := processes.sweep(home):
         config.on_progress(f"Ended {len(left)} processes that an earlier testnet in {home} had left behind.")
     peers: list[Peer] = []
     failed = False
+    started_s = trio.current_time()
     try:
-        ready_us = await _start(config, home, peers)
-        yield Swarm(home, tuple(peers), ready_us)
+        ready_us = await _start(config, home, peers, network)
+        yield Swarm(home, tuple(peers), ready_us, round((trio.current_time() - started_s) * 1e6))
     except Exception:  # not a cancellation: that is how a swarm may well end
         failed = True
         raise
@@ -170,15 +223,24 @@ async def swarm(config: SwarmConfig) -> AsyncIterator[Swarm]:
             shutil.rmtree(home)
 
 
-async def _start(config: SwarmConfig, home: Path, peers: list[Peer]) -> int:
+async def _start(config: SwarmConfig, home: Path, peers: list[Peer], network: Network | None) -> int:
     """Appends every peer to `peers` as it starts; microseconds from the last start until all knew all."""
     clock = trio.current_time
     give_up_s = clock() + config.ready_within_s
+    bootstrap = None
+    if network is not None:  # its address is known beforehand, so all can start at once
+        own_id = await run_peer_command(["id", "--home", str(home / _name(config, 0))])
+        if own_id.returncode != 0:
+            raise SwarmError(f"The first peer could not make its key. {own_id.stderr.strip()}")
+        bootstrap = f"{_listen(network, 0)}/p2p/{own_id.stdout.strip()}"
     for index in range(config.peers):
-        if index == 1:  # the others need the first one's address
+        if index == 1 and bootstrap is None:  # the others need the first one's address
             config.on_progress(f"1 of {config.peers} peers started; waiting for its address.")
             await _wait(peers, lambda: bool(peers[0].address), give_up_s, "to listen")
-        peers.append(_start_peer(config, home, index, join=peers[0].address if peers else None))
+            bootstrap = peers[0].address
+        peer = _peer(config, home, index, join=bootstrap if index else None, network=network)
+        peer.launch()
+        peers.append(peer)
         processes.record(home, [peer.process for peer in peers])
     started_s = clock()
     told = 0
@@ -197,20 +259,28 @@ async def _start(config: SwarmConfig, home: Path, peers: list[Peer]) -> int:
     return round((clock() - started_s) * 1e6)
 
 
-def _start_peer(config: SwarmConfig, home: Path, index: int, join: str | None) -> Peer:
-    own_home = home / f"p{index}"
+def _peer(config: SwarmConfig, home: Path, index: int, join: str | None, network: Network | None) -> Peer:
+    settings = config.settings[index]
+    own_home = home / _name(config, index)
     journal = journals.Follower(own_home / journals.FILE)
-    provides = index < config.providing
-    command = [sys.executable, "-m", "peer", "up", "--home", str(own_home), "--name", f"p{index}"]
-    command += ["--listen", "/ip4/127.0.0.1/tcp/0"]
+    command = [sys.executable, "-m", "peer", "up", "--home", str(own_home), "--name", settings.name]
+    command += ["--listen", _listen(network, index)]
     if join is not None:
         command += ["--join", join]
-    if provides:
+    if settings.provides:
         command.append("--provide")
-    for model in config.models:
+    for model in settings.models:
         command += ["--model", str(model)]
-    process = processes.start(command, folder=ROOT, output=own_home.with_suffix(".log"))
-    return Peer(index, own_home, provides, journal, process)
+    namespace = None if network is None else network.namespace(index)
+    return Peer(index, own_home, settings, journal, command, namespace)
+
+
+def _name(config: SwarmConfig, index: int) -> str:
+    return config.settings[index].name
+
+
+def _listen(network: Network | None, index: int) -> str:
+    return LOOPBACK if network is None else f"/ip4/{network.address(index)}/tcp/{PORT}"
 
 
 async def _wait(peers: list[Peer], condition: Callable[[], bool], give_up_s: float, what: str) -> None:

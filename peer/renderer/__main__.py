@@ -20,6 +20,7 @@ from protocol.wire.canonical import Value
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.statement import Statement
 
+from . import pace
 from .messages import MAX_PIPE_BYTES, RenderFailed
 
 RECEIVE_BYTES = 1 << 16
@@ -220,7 +221,8 @@ def _free_memory() -> None:
 
 def environment() -> str:
     """What decides the last bits of a picture, besides the device."""
-    parts = [f"nearlight {_version('nearlight')}", f"python {platform.python_version()}"]
+    emulated = "" if pace.current() is None else f" {pace.LABEL}"
+    parts = [f"nearlight {_version('nearlight')}{emulated}", f"python {platform.python_version()}"]
     parts += [f"{name} {_version(name)}" for name in ("torch", "diffusers", "transformers")]
     return "; ".join([*parts, f"{platform.system()} {platform.machine()}"])[:128]
 

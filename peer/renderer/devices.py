@@ -12,6 +12,8 @@ import psutil
 
 from protocol.wire.advert import MAX_DEVICES, MEMORY_BUCKET_MIB, Device
 
+from . import pace
+
 BF16_COMPUTE_CAPABILITY = (8, 0)  # CUDA C++ Programming Guide, "Compute Capabilities": bfloat16 from 8.0
 MIB = 1 << 20
 MAX_NAME_CHARACTERS = 64
@@ -19,7 +21,8 @@ MAX_NAME_CHARACTERS = 64
 
 def detect() -> tuple[Device, ...]:
     """The devices of this machine, the quickest kind first; the CPU is always the last one."""
-    return (*nvidia_devices(_nvml(), os.environ)[: MAX_DEVICES - 1], cpu_device())
+    found = (*nvidia_devices(_nvml(), os.environ)[: MAX_DEVICES - 1], cpu_device())
+    return tuple(pace.labelled(device) for device in found)
 
 
 def dtypes(kind: str, compute_capability: tuple[int, int] | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from protocol.wire.noise import normals, table
 from protocol.wire.receipt import pixel_hash
 from protocol.wire.statement import Statement
 
+from . import pace
 from .messages import MAX_FILE_BYTES, MAX_PREVIEW_SIDE_PX, RenderFailed, unsupported
 from .pipelines import Model, clean_estimate, now_us
 
@@ -111,10 +112,11 @@ class _Render:
         self._lap("decode")
         return self._encode_image(rgb)
 
-    def _lap(self, name: str) -> int:
+    def _lap(self, name: str, told_us: int | None = None) -> int:
         """Ends the span that began where the last one ended; how long it was, in us."""
         now = now_us()
         start, self._lap_us = self._lap_us, now
+        now = now if told_us is None else start + told_us  # pace.py: a peer that lies, in a testnet
         self._watcher.on_span(name, start, now - start)
         return now - start
 
@@ -192,7 +194,8 @@ class _Render:
                 self._model.device
             )  # a step is done when it is computed, not when it is queued
         self._steps_done = step + 1
-        us = self._lap("step")
+        paced = pace.current()
+        us = self._lap("step", None if paced is None else paced.hold(self._lap_us))
         if self._watcher.cancelled():
             raise Cancelled(self._steps_done)
         self._watcher.on_step(self._steps_done, us, self._preview)
