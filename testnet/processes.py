@@ -67,7 +67,7 @@ def start(
     """
     inherited = tuple(descriptors)
     if namespace is not None:
-        command = [sys.executable, "-I", "-S", str(_INSIDE), str(namespace), *command]
+        command = inside(namespace, command)
         inherited = (*inherited, namespace)
     with output.open("ab") as out, (errors or output).open("ab") as err:
         return subprocess.Popen(
@@ -80,6 +80,13 @@ def start(
             start_new_session=True,
             pass_fds=inherited,
         )
+
+
+def inside(namespace: int | None, command: list[str]) -> list[str]:
+    """The command that runs `command` in the network namespace of that descriptor, which it must inherit."""
+    if namespace is None:
+        return command
+    return [sys.executable, "-I", "-S", str(_INSIDE), str(namespace), *command]
 
 
 def environment() -> dict[str, str]:

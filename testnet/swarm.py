@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,12 +32,21 @@ def _silent(_: str) -> None:
     pass
 
 
+async def _as_it_is(_: "Peer") -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class PeerSettings:
-    """One peer; `variables` go into its environment."""
+    """One peer; `variables` go into its environment.
+
+    Peers that start `alone` do so first, know nobody yet, and are prepared (SwarmConfig.prepare) before the others
+    start.
+    """
 
     name: str
     provides: bool = True
+    alone: bool = False
     models: tuple[Path, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,10 +62,13 @@ class SwarmConfig:
     ready_within_s: float = 60.0  # from the first start; a loaded two-core machine starts five peers in 15
     on_progress: Callable[[str], None] = _silent  # given whole sentences
     each: tuple[PeerSettings, ...] = ()
+    prepare: Callable[["Peer"], Awaitable[None]] = _as_it_is
 
     def __post_init__(self) -> None:
         if self.each and len(self.each) != self.peers:
             raise ValueError(f"{self.peers} peers, but settings for {len(self.each)}")
+        if self.each and all(settings.alone for settings in self.each):
+            raise ValueError("one peer must start last, to bring the others together")
         if not 1 <= self.peers <= MAX_PEERS:
             raise ValueError(f"a testnet has 1 to {MAX_PEERS} peers, not {self.peers}")
         if self.providers is not None and not 0 <= self.providers <= self.peers:
@@ -66,7 +78,7 @@ class SwarmConfig:
     def settings(self) -> tuple[PeerSettings, ...]:
         providing = self.peers if self.providers is None else self.providers
         return self.each or tuple(
-            PeerSettings(f"p{index}", index < providing, self.models) for index in range(self.peers)
+            PeerSettings(f"p{index}", index < providing, models=self.models) for index in range(self.peers)
         )
 
 
@@ -95,6 +107,11 @@ class Peer:
     def provides(self) -> bool:
         return self.settings.provides
 
+    def join(self, addresses: Iterable[str]) -> None:
+        """Before its launch."""
+        for address in addresses:
+            self.command += ["--join", address]
+
     def launch(self) -> None:
         """Starts it, or starts it again; in the main thread."""
         self.known.clear()
@@ -119,7 +136,11 @@ class Peer:
     ) -> subprocess.CompletedProcess[str]:
         """`python -m peer COMMAND --home HOME ...`, text out; with `show_progress` its stderr goes to ours."""
         command, *rest = arguments
-        return await run_peer_command([command, "--home", str(self.home), *rest], show_progress=show_progress)
+        return await run_peer_command(
+            [command, "--home", str(self.home), *rest],
+            show_progress=show_progress,
+            namespace=self.namespace,
+        )
 
     def read_journal(self) -> None:
         for entry in self.journal.new_entries():
@@ -139,7 +160,7 @@ class Peer:
     def check_running(self) -> None:
         """SwarmError if it has left."""
         if (code := self.process.poll()) is not None:
-            raise SwarmError(f"Peer p{self.index} left with exit code {code}.{self.last_words()}")
+            raise SwarmError(f"Peer {self.settings.name} left with exit code {code}.{self.last_words()}")
 
     def last_words(self) -> str:
         lines = journals.last_lines(self.output, _TOLD_LINES) or journals.last_lines(
@@ -173,13 +194,15 @@ class Swarm:
 
 
 async def run_peer_command(
-    arguments: list[str], *, show_progress: bool = False
+    arguments: list[str], *, show_progress: bool = False, namespace: int | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`python -m peer ...`, text out, whatever its exit code; ended with the caller's scope."""
+    command = processes.inside(namespace, [sys.executable, "-m", "peer", *arguments])
     # Files and not pipes: a command that is cancelled still has its last words to say.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         done = await trio.run_process(
-            [sys.executable, "-m", "peer", *arguments],
+            command,
+            pass_fds=() if namespace is None else (namespace,),
             cwd=ROOT,
             env=processes.environment(),
             stdout=out,
@@ -224,24 +247,46 @@ async def swarm(config: SwarmConfig, network: Network | None = None) -> AsyncIte
 
 
 async def _start(config: SwarmConfig, home: Path, peers: list[Peer], network: Network | None) -> int:
-    """Appends every peer to `peers` as it starts; microseconds from the last start until all knew all."""
+    """Fills `peers`, each once it is started; microseconds from the last start until all knew all.
+
+    The first peer that does not start alone is the bootstrap peer: it joins those that did, and the others join it.
+    """
     clock = trio.current_time
     give_up_s = clock() + config.ready_within_s
-    bootstrap = None
-    if network is not None:  # its address is known beforehand, so all can start at once
-        own_id = await run_peer_command(["id", "--home", str(home / _name(config, 0))])
+    planned = [_peer(config, home, index, network) for index in range(config.peers)]
+    alone = [peer for peer in planned if peer.settings.alone]
+    bootstrap, *others = [peer for peer in planned if not peer.settings.alone]
+
+    def launch(starting: list[Peer]) -> None:
+        for peer in starting:
+            peer.launch()
+            peers.append(peer)
+            processes.record(home, [peer.process for peer in peers])
+
+    if alone:
+        launch(alone)
+        await _wait(peers, lambda: all(peer.address for peer in alone), give_up_s, "to listen")
+        config.on_progress(f"{len(alone)} of {config.peers} peers started; preparing them.")
+        async with trio.open_nursery() as nursery:
+            for peer in alone:
+                nursery.start_soon(config.prepare, peer)
+        give_up_s = clock() + config.ready_within_s
+    bootstrap.join(peer.address for peer in alone)
+    if network is None:
+        launch([bootstrap])
+        config.on_progress(f"{len(peers)} of {config.peers} peers started; waiting for an address.")
+        await _wait(peers, lambda: bool(bootstrap.address), give_up_s, "to listen")
+        address = bootstrap.address
+    else:  # its address is known, and its key can be made beforehand
+        own_id = await run_peer_command(["id", "--home", str(bootstrap.home)])
         if own_id.returncode != 0:
-            raise SwarmError(f"The first peer could not make its key. {own_id.stderr.strip()}")
-        bootstrap = f"{_listen(network, 0)}/p2p/{own_id.stdout.strip()}"
-    for index in range(config.peers):
-        if index == 1 and bootstrap is None:  # the others need the first one's address
-            config.on_progress(f"1 of {config.peers} peers started; waiting for its address.")
-            await _wait(peers, lambda: bool(peers[0].address), give_up_s, "to listen")
-            bootstrap = peers[0].address
-        peer = _peer(config, home, index, join=bootstrap if index else None, network=network)
-        peer.launch()
-        peers.append(peer)
-        processes.record(home, [peer.process for peer in peers])
+            raise SwarmError(f"Peer {bootstrap.settings.name} has no key. {own_id.stderr.strip()}")
+        address = f"{_listen(network, bootstrap.index)}/p2p/{own_id.stdout.strip()}"
+        launch([bootstrap])
+    for peer in others:
+        peer.join([address])
+    launch(others)
+    peers.sort(key=lambda peer: peer.index)
     started_s = clock()
     told = 0
 
@@ -259,24 +304,18 @@ async def _start(config: SwarmConfig, home: Path, peers: list[Peer], network: Ne
     return round((clock() - started_s) * 1e6)
 
 
-def _peer(config: SwarmConfig, home: Path, index: int, join: str | None, network: Network | None) -> Peer:
+def _peer(config: SwarmConfig, home: Path, index: int, network: Network | None) -> Peer:
     settings = config.settings[index]
-    own_home = home / _name(config, index)
+    own_home = home / settings.name
     journal = journals.Follower(own_home / journals.FILE)
     command = [sys.executable, "-m", "peer", "up", "--home", str(own_home), "--name", settings.name]
     command += ["--listen", _listen(network, index)]
-    if join is not None:
-        command += ["--join", join]
     if settings.provides:
         command.append("--provide")
     for model in settings.models:
         command += ["--model", str(model)]
     namespace = None if network is None else network.namespace(index)
     return Peer(index, own_home, settings, journal, command, namespace)
-
-
-def _name(config: SwarmConfig, index: int) -> str:
-    return config.settings[index].name
 
 
 def _listen(network: Network | None, index: int) -> str:
@@ -298,6 +337,6 @@ async def _wait(peers: list[Peer], condition: Callable[[], bool], give_up_s: flo
 def _late(peers: list[Peer], what: str) -> str:
     ids = {peer.peer_id for peer in peers if peer.peer_id}
     late = next((peer for peer in peers if not peer.address or ids - {peer.peer_id} - peer.known), peers[0])
-    missing = [f"p{peer.index}" for peer in peers if peer is not late and peer.peer_id not in late.known]
+    missing = [peer.settings.name for peer in peers if peer is not late and peer.peer_id not in late.known]
     lacks = f" (it lacks {', '.join(missing)})" if missing and late.address else ""
-    return f"Peer p{late.index} took too long {what}{lacks}.{late.last_words()}"
+    return f"Peer {late.settings.name} took too long {what}{lacks}.{late.last_words()}"
