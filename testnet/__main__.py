@@ -1,4 +1,4 @@
-"""`python -m testnet up`: a swarm of real peers on this machine, until Ctrl-C."""
+"""`python -m testnet up`: a swarm of real peers on this machine, until Ctrl-C.  `simulate`: thousands, in virtual time."""
 
 import argparse
 import json
@@ -30,7 +30,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     up.add_argument(
         "--json", action="store_true", help="print one JSON object, on one line, once they are ready"
     )
+    simulate = commands.add_parser(
+        "simulate", help="compare policies with thousands of peers in virtual time"
+    )
+    if arguments[:1] == ["simulate"]:  # else nothing of it is imported
+        from .simulation.command import add_arguments
+
+        add_arguments(simulate)
     options = parser.parse_args(arguments)
+    if options.command != "up":
+        return options
     if not 1 <= options.peers <= MAX_PEERS:
         up.error(f"--peers must be 1 to {MAX_PEERS}, not {options.peers}.")
     if options.providers is not None and not 0 <= options.providers <= options.peers:
@@ -94,8 +103,14 @@ def _as_text(running: Swarm) -> str:
 
 
 def main() -> None:
+    options = parse(sys.argv[1:])
     try:
-        code = trio.run(up, parse(sys.argv[1:]))
+        if options.command == "simulate":
+            from .simulation.command import simulate
+
+            code = simulate(options)
+        else:
+            code = trio.run(up, options)
     except KeyboardInterrupt:  # a second one, after the clean-up
         code = SIGNAL_EXIT_CODE + signal.SIGINT
     sys.exit(code)
