@@ -9,7 +9,11 @@ from pathlib import Path
 import trio
 
 from .interrupts import SIGNAL_EXIT_CODE, run_until_signal
-from .processes import AlreadyUp
+from .net import CannotEmulate, RouterDied
+from .outcome import table
+from .processes import AlreadyUp, OrphansLeft
+from .run import Result, run
+from .scenario import BadScenario, load, names
 from .swarm import MAX_PEERS, Swarm, SwarmConfig, SwarmError, swarm
 
 
@@ -37,7 +41,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         from .simulation.command import add_arguments
 
         add_arguments(simulate)
+    run = commands.add_parser("run", help="run scenarios, and compare what comes out with what they expect")
+    run.add_argument(
+        "scenario", nargs="+", metavar="SCENARIO", help=f"{', '.join(names())}, all, or a .py file"
+    )
+    run.add_argument("--seed", type=int, default=1, metavar="S", help="of all dice, and of the pictures (1)")
+    run.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    run.add_argument(
+        "--loopback", action="store_true", help="without emulated links: all peers are at no distance"
+    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="keep everything in an empty folder")
     options = parser.parse_args(arguments)
+    if options.command == "run":
+        return options
     if options.command != "up":
         return options
     if not 1 <= options.peers <= MAX_PEERS:
@@ -102,13 +118,67 @@ def _as_text(running: Swarm) -> str:
     return "\n".join(lines)
 
 
+async def run_scenarios(options: argparse.Namespace) -> int:
+    """Exit code: 0 where all came out as expected, 1 where one did not or could not be run, 2 for a bad scenario."""
+    wanted = [each for name in options.scenario for each in (names() if name == "all" else [name])]
+    told = sys.stderr if options.json else sys.stdout
+    results: list[Result] = []
+    code = 0
+
+    def tell(sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+
+    for name in wanted:
+        problem: tuple[int, str] | None = None
+        out = options.out / name if options.out and len(wanted) > 1 else options.out
+        try:
+            loaded = load(name, options.seed)
+            print(f"{loaded.name}: {loaded.scenario.about}", file=told, flush=True)
+            result = await run(loaded, seed=options.seed, emulate=not options.loopback, out=out, tell=tell)
+        except* BadScenario as group:
+            problem = 2, _first(group)
+        except* CannotEmulate as group:
+            problem = 1, f"{_first(group)} With --loopback it runs without emulated links."
+        except* (SwarmError, AlreadyUp, OrphansLeft, RouterDied) as group:
+            problem = 1, _first(group)
+        if problem is not None:
+            code = max(code, problem[0])
+            print(problem[1], file=sys.stderr, flush=True)
+            continue
+        results.append(result)
+        code = max(code, 0 if result.ok else 1)
+        print(_told(result), file=told, flush=True)
+    if options.json:
+        values = [result.to_value() for result in results]
+        one = len(wanted) == 1 and len(values) == 1
+        print(json.dumps(values[0] if one else {"ok": code == 0, "scenarios": values}), flush=True)
+    return code
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+def _told(result: Result) -> str:
+    links = (
+        f"emulated links ({result.topology})" if result.emulated else "plain loopback: links are not emulated"
+    )
+    load = " to ".join(f"{each:.1f}" for each in result.load_average)
+    paced = ", ".join(f"{name} {ms}" for name, ms in result.paced_ms.items())
+    return (
+        f"{table(result.judged)}\n  over {links}; everyone knew everyone after {result.up_us / 1e6:.1f} s; "
+        f"load average {load}; renderers paced to ms a step: {paced or 'none'}\n"
+    )
+
+
 def main() -> None:
     options = parse(sys.argv[1:])
     try:
-        if options.command == "simulate":
-            from .simulation.command import simulate
-
-            code = simulate(options)
+        if options.command == "run":
+            code = trio.run(run_until_signal, lambda: run_scenarios(options))
         else:
             code = trio.run(up, options)
     except KeyboardInterrupt:  # a second one, after the clean-up

@@ -29,6 +29,13 @@ class AlreadyUp(Exception):
         )
 
 
+class OrphansLeft(Exception):
+    """Processes outlived the peer that had started them: their pids."""
+
+    def __init__(self, pids: list[int]) -> None:
+        super().__init__(f"The processes {pids} outlived the peer that had started them.")
+
+
 @dataclass(frozen=True)
 class Mark:
     """One process, and not another one that was given its pid later."""
@@ -109,6 +116,23 @@ async def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         process.wait()
     await _wait_until(lambda: not any(orphan.alive() for orphan in orphans), ORPHANS_WITHIN_S)
     _kill(orphans)
+
+
+async def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL; returns when it, and what it had started, is dead.  OrphansLeft if that does not come to pass."""
+    children = _descendants(process.pid)
+    process.kill()
+    await trio.to_thread.run_sync(process.wait)
+    await _wait_until(lambda: not any(child.alive() for child in children), ORPHANS_WITHIN_S)
+    if left := _kill(children):
+        raise OrphansLeft(left)
+
+
+def signal_family(pid: int, number: signal.Signals) -> None:
+    """A process and all that it has started: SIGSTOP and SIGCONT freeze and thaw a whole peer."""
+    for each in [mark(pid), *_descendants(pid)]:
+        if process := each.alive():
+            process.send_signal(number)
 
 
 async def _wait_until(condition: Callable[[], bool], within_s: float) -> None:

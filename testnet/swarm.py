@@ -181,7 +181,9 @@ class Swarm:
     up_us: int = 0  # from the first start until then
 
     def restart(self, peer: Peer) -> None:
-        """Starts a peer whose process has ended; in the main thread."""
+        """Starts a peer whose process has ended; it joins those that are there.  In the main thread."""
+        there = [each.address for each in self.peers if each is not peer and each.process.poll() is None]
+        peer.join(there)
         peer.launch()
         processes.record(self.home, [each.process for each in self.peers])
 

@@ -1,0 +1,439 @@
+"""Runs a scenario with real peer processes that are driven by the `peer` command."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from . import journals, processes
+from . import scenario as stated
+from .net import Network, open_network
+from .outcome import Drawn, Happened, Judged, Outcome, Task, judge
+from .scenario import ACTIVE, Event, Job, Loaded, Scenario
+from .swarm import Peer, PeerSettings, Swarm, SwarmConfig, SwarmError, swarm
+
+PACE_VARIABLE = "NEARLIGHT_PACE"  # peer/renderer/pace.py
+PROMPTS = ("a gold spiral on navy", "a red circle on white", "a blue square on white", "a red heart on white")
+RESULT = "result.json"
+READY_WITHIN_S = 120.0
+WARM_TRIES = 4  # the first load of weights may outlast a requester's patience while all load at once
+SPEEDS_WITHIN_S = 30.0
+DRAWING_WITHIN_S = 60.0
+WATCH_S = 0.02
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """`judged` says whether the scenario came out as expected."""
+
+    scenario: str
+    about: str
+    topology: str
+    seed: int
+    emulated: bool
+    up_us: int  # from the first start until everyone knew everyone
+    outcome: Outcome
+    judged: tuple[Judged, ...]
+    router: dict[str, Any] | None  # statistics of the emulated links
+    load_average: tuple[float, float]  # over one minute: when the clock started, and at the end
+    paced_ms: dict[str, int]  # the peers whose renderer was held back to an emulated speed
+
+    @property
+    def ok(self) -> bool:
+        return all(each.ok is not False for each in self.judged)
+
+    def to_value(self) -> dict[str, Any]:
+        return {**asdict(self), "ok": self.ok}
+
+
+def runs_folder() -> Path:
+    """Where runs live that nobody named a folder for."""
+    return Path(tempfile.gettempdir()) / f"nearlight-testnet-{os.getuid()}"
+
+
+def remove_leftovers() -> list[Path]:
+    """Ends and removes what runs that were killed have left in `runs_folder`; nothing of those that are alive."""
+    removed = []
+    folder = runs_folder()
+    if not folder.is_dir() or folder.stat().st_uid != os.getuid():
+        return []
+    for left in sorted(folder.iterdir()):
+        try:
+            if not (left / processes.RECORD).exists():
+                continue  # it is just being made
+            processes.sweep(left)
+            processes.sweep(left / "peers")
+        except processes.AlreadyUp:
+            continue
+        shutil.rmtree(left)
+        removed.append(left)
+    return removed
+
+
+async def run(loaded: Loaded, *, seed: int, emulate: bool, out: Path | None, tell: Tell) -> Result:
+    """SwarmError, CannotEmulate, BadScenario or AlreadyUp where it could not be run.  In the main thread.
+
+    With `out`, that folder keeps everything: the result, pictures, journals and the record of packets.
+    """
+    if loaded.scenario.needs_links and not emulate:
+        raise stated.BadScenario(f"{loaded.name} changes links, which plain loopback cannot do.")
+    for left in await trio.to_thread.run_sync(remove_leftovers):
+        tell(f"Removed {left}, which a run that was killed had left behind.")
+    async with _folder(out) as folder:
+        async with _network(loaded.scenario, seed, emulate, folder) as network:
+            return await _Run(loaded, seed, folder, network, tell).run()
+
+
+@asynccontextmanager
+async def _folder(out: Path | None) -> AsyncIterator[Path]:
+    folder = _made(out)
+    try:
+        yield folder
+    finally:
+        processes.forget(folder)
+        if out is None:
+            shutil.rmtree(folder)
+
+
+def _made(out: Path | None) -> Path:
+    """The folder of a run, with our mark in it."""
+    if out is None:
+        runs_folder().mkdir(mode=0o700, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=runs_folder()))
+    else:
+        folder = out.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        processes.sweep(folder)
+        if any(folder.iterdir()):
+            raise stated.BadScenario(f"{folder} is not empty: a run wants a folder of its own.")
+    processes.record(folder, [])
+    return folder
+
+
+@asynccontextmanager
+async def _network(
+    scenario: Scenario, seed: int, emulate: bool, folder: Path
+) -> AsyncIterator[Network | None]:
+    if not emulate:
+        yield None
+        return
+    places = [peer.at for peer in scenario.peers]
+    async with open_network(scenario.topology, places, folder=folder, seed=seed) as network:
+        processes.record(folder, [network.router])
+        yield network
+
+
+class _Run:
+    """One run of one scenario."""
+
+    def __init__(self, loaded: Loaded, seed: int, folder: Path, network: Network | None, tell: Tell) -> None:
+        self._name = loaded.name
+        self._scenario = loaded.scenario
+        self._seed = seed
+        self._folder = folder
+        self._network = network
+        self._tell = tell
+        self._peers: dict[str, Peer] = {}
+        self._names: dict[str, str] = {}  # by peer id
+        self._started_us = 0
+        self._asked_s: dict[int, float] = {}  # by job number
+        self._drawn: dict[int, Drawn] = {}
+        self._happened: list[tuple[int, Happened]] = []
+        self._tasks: dict[str, Task] = {}
+        self._dead: set[str] = set()
+
+    async def run(self) -> Result:
+        scenario = self._scenario
+        for peer in scenario.peers:
+            if peer.step_ms is not None:
+                self._pace(peer.name, peer.step_ms, peer.claims_step_ms, peer.memory_mib)
+        config = SwarmConfig(
+            peers=len(scenario.peers),
+            home=self._folder / "peers",
+            ready_within_s=READY_WITHIN_S,
+            on_progress=self._tell,
+            each=tuple(self._settings(peer) for peer in scenario.peers),
+            prepare=self._warm,
+        )
+        async with swarm(config, self._network) as running:
+            self._peers = {peer.settings.name: peer for peer in running.peers}
+            self._names = {peer.peer_id: name for name, peer in self._peers.items()}
+            await self._wait_speeds_known()
+            load_before = os.getloadavg()[0]
+            self._started_us = _now_us()
+            self._tell(f"Everyone knows everyone; {len(scenario.jobs)} jobs, {len(scenario.events)} events.")
+            await self._play(running)
+            outcome = await self._outcome()
+            router = await self._network.statistics() if self._network else None
+            result = Result(
+                scenario=self._name,
+                about=scenario.about,
+                topology=scenario.topology.name,
+                seed=self._seed,
+                emulated=self._network is not None,
+                up_us=running.up_us,
+                outcome=outcome,
+                judged=judge(scenario.expects, outcome),
+                router=router,
+                load_average=(load_before, os.getloadavg()[0]),
+                paced_ms={peer.name: peer.step_ms for peer in scenario.peers if peer.step_ms is not None},
+            )
+        (self._folder / RESULT).write_text(json.dumps(result.to_value()))
+        return result
+
+    # before the clock starts
+
+    def _settings(self, peer: stated.Peer) -> PeerSettings:
+        variables = {} if peer.step_ms is None else {PACE_VARIABLE: str(self._pace_file(peer.name))}
+        return PeerSettings(peer.name, peer.provides, peer.warm, peer.models, variables)
+
+    def _pace_file(self, name: str) -> Path:
+        return self._folder / f"{name}.pace.json"
+
+    def _pace(self, name: str, step_ms: int, claims_ms: int | None, memory_mib: int | None = None) -> None:
+        path = self._pace_file(name)
+        value = {
+            "step_us": step_ms * 1000,
+            "told_step_us": None if claims_ms is None else claims_ms * 1000,
+            "memory_mib": memory_mib,
+        }
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(value))
+        new.replace(path)
+
+    async def _warm(self, peer: Peer) -> None:
+        """Has it draw a picture of the first job's kind, so that its weights are resident and its speed is known."""
+        job = self._scenario.jobs[0] if self._scenario.jobs else Job(peer.settings.name)
+        image = self._folder / f"{peer.settings.name}-warm.png"
+        words = [*_words(job, 0, self._seed), "-o", str(image), "--force"]
+        for _ in range(WARM_TRIES):
+            done = await peer.run_cli(["render", "--json", *words])
+            if done.returncode == 0:
+                return
+        raise SwarmError(f"Peer {peer.settings.name} could not be warmed up. {done.stderr.strip()}")
+
+    async def _wait_speeds_known(self) -> None:
+        """Until everyone who will ask has learned how fast the warm peers are."""
+        warm = {self._peers[peer.name].peer_id for peer in self._scenario.peers if peer.warm}
+        asking = {job.by for job in self._scenario.jobs}
+
+        async def wait(peer: Peer) -> None:
+            while True:
+                rows = await self._swarm_of(peer)
+                known = {row["peer"] for row in rows if row["step_us"] is not None and row["connected"]}
+                if warm - {peer.peer_id} <= known:
+                    return
+
+        with trio.move_on_after(SPEEDS_WITHIN_S) as scope:
+            async with trio.open_nursery() as nursery:
+                for name in asking:
+                    nursery.start_soon(wait, self._peers[name])
+        if scope.cancelled_caught:
+            raise SwarmError(f"In {SPEEDS_WITHIN_S:g} s not everyone learned how fast the warm peers are.")
+
+    async def _swarm_of(self, peer: Peer) -> list[dict[str, Any]]:
+        told = await peer.run_cli(["swarm", "--json"])
+        if told.returncode != 0:
+            return []
+        rows: list[dict[str, Any]] = json.loads(told.stdout.splitlines()[-1])["peers"]
+        return rows
+
+    # while it runs
+
+    def _clock_s(self) -> float:
+        return (_now_us() - self._started_us) / 1e6
+
+    async def _play(self, running: Swarm) -> None:
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self._watch)
+            async with trio.open_nursery() as nursery:
+                for number, job in enumerate(self._scenario.jobs):
+                    nursery.start_soon(self._ask, number, job)
+                for number, event in enumerate(self._scenario.events):
+                    nursery.start_soon(self._happen, number, event, running)
+            await trio.sleep(self._scenario.settle_s)
+            watching.cancel_scope.cancel()
+
+    async def _watch(self) -> None:
+        """Follows the journals: who draws what for whom; and that nobody died who was not killed."""
+        followers = {name: journals.Follower(peer.journal.path) for name, peer in self._peers.items()}
+        while True:
+            for name, follower in followers.items():
+                for entry in follower.new_entries():
+                    self._on_entry(name, entry)
+                if name not in self._dead:
+                    self._peers[name].check_running()
+            await trio.sleep(WATCH_S)
+
+    def _on_entry(self, name: str, entry: dict[str, Any]) -> None:
+        match entry:
+            case {"event": "task_accepted", "peer": str(peer), "attempt": str(attempt), "t_us": int(t_us)}:
+                requester = self._names.get(peer, peer)
+                self._tasks[attempt] = Task(attempt, name, requester, self._at_s(t_us))
+            case {"event": "task_started", "attempt": str(attempt), "t_us": int(t_us)}:
+                self._on_task(attempt, started_s=self._at_s(t_us))
+            case {"event": "task_finished", "attempt": str(attempt), "t_us": int(t_us)}:
+                self._on_task(attempt, finished_s=self._at_s(t_us), outcome=str(entry.get("outcome")))
+
+    def _on_task(self, attempt: str, **changes: Any) -> None:
+        if attempt in self._tasks:
+            self._tasks[attempt] = replace(self._tasks[attempt], **changes)
+
+    def _at_s(self, t_us: int) -> float:
+        return (t_us - self._started_us) / 1e6
+
+    async def _ask(self, number: int, job: Job) -> None:
+        await trio.sleep(job.at_s - self._clock_s() if job.at_s > self._clock_s() else 0)
+        peer = self._peers[job.by]
+        image = self._folder / f"job-{number}.png"
+        asked_s = self._asked_s[number] = self._clock_s()
+        done = None
+        with trio.move_on_after(job.within_s):
+            words = [*_words(job, number, self._seed), "-o", str(image), "--force"]
+            done = await peer.run_cli(["render", "--remote", "--json", *words])
+        drawn = self._drawn_of(number, job.by, asked_s, done)
+        self._drawn[number] = drawn
+        how = f"{drawn.provider} drew it in {(drawn.wall_us or 0) / 1e6:.2f} s" if drawn.done else "failed"
+        tries = f", {len(drawn.attempts)} attempts" if len(drawn.attempts) > 1 else ""
+        self._tell(f"[{drawn.ended_s:5.1f} s] job {number} of {job.by}: {how}{tries}. {drawn.error}".rstrip())
+
+    def _drawn_of(self, number: int, by: str, asked_s: float, done: Any) -> Drawn:
+        ended_s = self._clock_s()
+        nothing = Drawn(number, by, asked_s, ended_s, None, None, None, None, None, (), "It took too long.")
+        if done is None:
+            return nothing
+        if done.returncode != 0:
+            return replace(nothing, exit_code=done.returncode, error=done.stderr.strip()[-300:])
+        summary = json.loads(done.stdout.splitlines()[-1])
+        attempts = summary["attempts"]
+        return Drawn(
+            number=number,
+            by=by,
+            asked_s=asked_s,
+            ended_s=ended_s,
+            exit_code=0,
+            provider=self._names.get(summary["provider"], summary["provider"]),
+            wall_us=summary["wall_us"],
+            predicted_us=attempts[0]["predicted_us"] if attempts else None,
+            unaccounted_us=summary["unaccounted_us"],
+            attempts=tuple(
+                (self._names.get(each["peer"], each["peer"]), each["outcome"]) for each in attempts
+            ),
+            job=summary["job"],
+            timeline=tuple(summary["timeline"]),
+        )
+
+    async def _happen(self, number: int, event: Event, running: Swarm) -> None:
+        active = None
+        if event.drawing is None:
+            await trio.sleep(max(0.0, event.at_s - self._clock_s()))
+        else:
+            active = await self._drawing(event.drawing)
+            await trio.sleep(event.after_s)
+        peers = tuple(active if name == ACTIVE and active else name for name in _named(event.action))
+        at_s = self._clock_s()
+        await self._act(event.action, peers, running)
+        what = type(event.action).__name__.lower()
+        self._happened.append((number, Happened(at_s, what, peers)))
+        self._tell(f"[{at_s:5.1f} s] {what} {', '.join(peers)}".rstrip())
+
+    async def _drawing(self, number: int) -> str:
+        """The provider that is seen drawing that job; SwarmError if nobody is for a long time."""
+        by = self._scenario.jobs[number].by
+        with trio.move_on_after(self._scenario.jobs[number].at_s + DRAWING_WITHIN_S):
+            while True:
+                asked_s = self._asked_s.get(number, math.inf)
+                for task in self._tasks.values():
+                    if task.requester == by and task.started_s is not None and task.started_s > asked_s:
+                        return task.provider
+                await trio.sleep(WATCH_S)
+        raise SwarmError(f"Nobody was seen drawing job {number}, which an event waits for.")
+
+    async def _act(self, action: stated.Action, peers: tuple[str, ...], running: Swarm) -> None:
+        network = self._network
+        match action:
+            case stated.Kill():
+                self._dead.add(peers[0])
+                await processes.kill(self._peers[peers[0]].process)
+            case stated.Restart():
+                running.restart(self._peers[peers[0]])
+                self._dead.discard(peers[0])
+            case stated.Freeze():
+                processes.signal_family(self._peers[peers[0]].pid, signal.SIGSTOP)
+            case stated.Thaw():
+                processes.signal_family(self._peers[peers[0]].pid, signal.SIGCONT)
+            case stated.Slow(_, step_ms, claims_ms):
+                self._pace(peers[0], step_ms, claims_ms)
+            case stated.Partition(groups) if network:
+                await network.partition([[self._peers[name].index for name in group] for group in groups])
+            case stated.Heal() if network:
+                await network.heal()
+            case stated.Degrade() if network:
+                await network.degrade(
+                    [self._peers[name].index for name in peers],
+                    more_delay_us=action.more_delay_ms * 1000,
+                    loss_millionths=action.loss_millionths,
+                    up=action.up,
+                    down=action.down,
+                )
+
+    # afterwards
+
+    async def _outcome(self) -> Outcome:
+        for name in self._dead:
+            if self._peers[name].process.poll() is None:
+                raise SwarmError(f"Peer {name} was killed and is alive.")
+        alive = [name for name in self._peers if name not in self._dead]
+        knows: dict[str, tuple[str, ...]] = {}
+
+        async def look(name: str) -> None:
+            rows = await self._swarm_of(self._peers[name])
+            known = (self._names.get(row["peer"]) for row in rows if row["connected"])
+            knows[name] = tuple(each for each in known if each and each != name)
+
+        with trio.move_on_after(SPEEDS_WITHIN_S):  # a frozen peer tells nothing
+            async with trio.open_nursery() as nursery:
+                for name in alive:
+                    nursery.start_soon(look, name)
+        return Outcome(
+            jobs=tuple(self._drawn[number] for number in sorted(self._drawn)),
+            tasks=tuple(self._tasks.values()),
+            events=tuple(happened for _, happened in sorted(self._happened, key=lambda each: each[0])),
+            alive=tuple(alive),
+            knows=knows,
+            emulated=self._network is not None,
+        )
+
+
+def _named(action: stated.Action) -> tuple[str, ...]:
+    match action:
+        case stated.Partition(groups):
+            return tuple(name for group in groups for name in group)
+        case stated.Degrade(peers):
+            return peers
+        case stated.Heal():
+            return ()
+        case _:
+            return (action.peer,)
+
+
+def _words(job: Job, number: int, seed: int) -> list[str]:
+    size = f"{job.size_px}x{job.size_px}"
+    picture = str((seed * 1000 + number) % (1 << 32))
+    return [PROMPTS[number % len(PROMPTS)], "--steps", str(job.steps), "--size", size, "--seed", picture]
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1000

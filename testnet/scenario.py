@@ -1,0 +1,291 @@
+"""What a scenario states: where peers are, how fast, what is asked of them, what happens, and what must come out.
+
+A scenario is a Python file with a `SCENARIO`, or a function `scenario(seed)` that makes one.  Those that come with the
+project are in `scenarios/`; the shortest of them is the example to start from.
+"""
+
+import random
+import runpy
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .link import Line
+from .outcome import Expect
+from .topology import BadTopology, Topology
+
+FOLDER = Path(__file__).with_name("scenarios")
+ACTIVE = "*active*"  # as a peer's name: the provider that is drawing the event's job
+STEPS = 8
+SIZE_PX = 64
+MAX_PEERS = 50
+MAX_STEP_MS = 1_500  # a paced step holds back a cancel, which a peer waits 2 s for
+
+
+class BadScenario(Exception):
+    """The scenario cannot be run: what is wrong in it."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A real peer process at a place of the topology.
+
+    `step_ms`: its renderer is held back to that time a step (None: as fast as this machine is).  `claims_step_ms`: what
+    it says a step took, where that is a lie.  `warm`: before the clock starts it has drawn a picture.
+    """
+
+    name: str
+    at: str
+    provides: bool = False
+    step_ms: int | None = None
+    claims_step_ms: int | None = None
+    memory_mib: int | None = None
+    models: tuple[Path, ...] = ()
+    warm: bool = False
+
+
+def provider(
+    name: str, at: str, step_ms: int = 60, *, warm: bool = True, claims_step_ms: int | None = None
+) -> Peer:
+    return Peer(name, at, True, step_ms, claims_step_ms, warm=warm)
+
+
+def client(name: str, at: str) -> Peer:
+    return Peer(name, at)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One `peer render --remote` by the peer `by`."""
+
+    by: str
+    at_s: float = 0.0  # since everybody knew everybody
+    steps: int = STEPS
+    size_px: int = SIZE_PX
+    within_s: float = 60.0  # then it is ended, and counts as not done
+
+
+def every(
+    period_s: float, by: str, count: int, *, start_s: float = 0.0, steps: int = STEPS
+) -> tuple[Job, ...]:
+    """`count` jobs of one peer, `period_s` apart."""
+    return tuple(Job(by, start_s + number * period_s, steps) for number in range(count))
+
+
+# what can happen
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL: the process is gone, its kernel says so to whoever is connected."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """SIGSTOP to the peer and its renderer: connections stay, nobody answers."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Thaw:
+    peer: str
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Starts a killed peer again, with its key and its state on disk; its renderer is cold."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Nothing passes between the groups; peers that none names are one more group."""
+
+    groups: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Heal:
+    """All links are as in the beginning."""
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """The links of these peers, until Heal."""
+
+    peers: tuple[str, ...]
+    more_delay_ms: int = 0
+    loss_millionths: int | None = None
+    up: Line | None = None
+    down: Line | None = None
+
+
+@dataclass(frozen=True)
+class Slow:
+    """From now on a step takes `step_ms`; a peer that lies goes on telling `claims_step_ms`."""
+
+    peer: str
+    step_ms: int
+    claims_step_ms: int | None = None
+
+
+Action = Kill | Freeze | Thaw | Restart | Partition | Heal | Degrade | Slow
+LINK_ACTIONS = (Partition, Heal, Degrade)
+
+
+@dataclass(frozen=True)
+class Event:
+    """At `at_s`; or `after_s` after the job of that number is first seen being drawn."""
+
+    action: Action
+    at_s: float = 0.0
+    drawing: int | None = None
+    after_s: float = 0.0
+
+
+def at(at_s: float, action: Action) -> Event:
+    return Event(action, at_s=at_s)
+
+
+def once_drawing(job: int, action: Action, *, after_s: float = 0.0) -> Event:
+    return Event(action, drawing=job, after_s=after_s)
+
+
+def churn(
+    peers: Collection[str], *, seed: int, from_s: float, until_s: float, up_s: float, down_s: float
+) -> tuple[Event, ...]:
+    """Each of these peers is killed and started again, at times drawn from exponentials with these means."""
+    events = []
+    for name in peers:
+        dice = random.Random(f"{seed}:{name}")
+        now_s = from_s + dice.expovariate(1 / up_s)
+        while now_s < until_s:
+            events.append(at(now_s, Kill(name)))
+            back_s = now_s + max(1.0, dice.expovariate(1 / down_s))
+            events.append(at(back_s, Restart(name)))
+            now_s = back_s + dice.expovariate(1 / up_s)
+    return tuple(sorted(events, key=lambda event: event.at_s))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """BadScenario from the constructor, with a sentence for the person who wrote it.
+
+    The first peer that is not warm is the bootstrap peer: the others know only its address when they start.
+    """
+
+    about: str  # one sentence
+    topology: Topology
+    peers: tuple[Peer, ...]
+    jobs: tuple[Job, ...]
+    expects: tuple[Expect, ...]
+    events: tuple[Event, ...] = ()
+    settle_s: float = 0.0  # between the last job or event and the last look
+
+    def __post_init__(self) -> None:
+        names = [peer.name for peer in self.peers]
+        if not 1 <= len(names) <= MAX_PEERS or len(set(names)) != len(names):
+            raise BadScenario(f"A scenario has 1 to {MAX_PEERS} peers, each with a name of its own.")
+        if all(peer.warm for peer in self.peers):
+            raise BadScenario("One peer at least must not be warm: it brings the others together.")
+        for peer in self.peers:
+            self._check_peer(peer)
+        for job in self.jobs:
+            self._check_name(job.by, "a job")
+        for event in self.events:
+            self._check_event(event)
+        if not self.expects:
+            raise BadScenario("A scenario expects something: otherwise it cannot fail.")
+
+    @property
+    def needs_links(self) -> bool:
+        return any(isinstance(event.action, LINK_ACTIONS) for event in self.events)
+
+    def _check_peer(self, peer: Peer) -> None:
+        try:
+            self.topology.place(peer.at)
+        except KeyError as exc:
+            raise BadScenario(f"Peer {peer.name}: {exc.args[0]}") from None
+        if not peer.name.replace("-", "").isalnum():
+            raise BadScenario(f"A peer's name is letters, digits and dashes, not {peer.name!r}.")
+        if peer.step_ms is not None:
+            _check_step(peer.step_ms)
+        elif peer.claims_step_ms is not None:
+            raise BadScenario(f"Peer {peer.name} can only lie about a step time that is stated.")
+
+    def _check_name(self, name: str, where: str) -> None:
+        if name not in {peer.name for peer in self.peers}:
+            raise BadScenario(f"There is no peer {name!r}, which {where} names.")
+
+    def _check_event(self, event: Event) -> None:
+        action = event.action
+        if event.drawing is not None and not 0 <= event.drawing < len(self.jobs):
+            raise BadScenario(f"An event waits for job {event.drawing}; there are {len(self.jobs)} jobs.")
+        match action:
+            case Partition(groups):
+                named = [name for group in groups for name in group]
+            case Degrade(peers):
+                named = list(peers)
+            case Heal():
+                named = []
+            case _:
+                named = [action.peer]
+        for name in named:
+            if name == ACTIVE:
+                if event.drawing is None:
+                    raise BadScenario("An event on the active provider says which job it is drawing.")
+            else:
+                self._check_name(name, "an event")
+        if isinstance(action, Slow):
+            _check_step(action.step_ms)
+            for peer in self.peers:
+                if peer.name == action.peer and peer.step_ms is None:
+                    raise BadScenario(f"Peer {peer.name} is slowed down, but has no step_ms to begin with.")
+
+
+def _check_step(step_ms: int) -> None:
+    if not 0 < step_ms <= MAX_STEP_MS:
+        raise BadScenario(f"A step is paced to 1 to {MAX_STEP_MS} ms, not {step_ms}.")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    name: str
+    scenario: Scenario = field(repr=False)
+
+
+def names() -> list[str]:
+    """Those that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def load(name: str, seed: int) -> Loaded:
+    """A scenario by its name in `scenarios/`, or by the path of its file; BadScenario."""
+    path = FOLDER / f"{name}.py" if name in names() else Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        raise BadScenario(
+            f"There is no scenario {name!r}; there are {', '.join(names())}, or give a .py file."
+        )
+    try:
+        found = runpy.run_path(str(path))
+        made = found["scenario"](seed) if "scenario" in found else found.get("SCENARIO")
+    except BadScenario as exc:
+        raise BadScenario(f"{path}: {exc}") from exc
+    except (
+        BadTopology,
+        ValueError,
+        TypeError,
+        KeyError,
+        NameError,
+        SyntaxError,
+        ImportError,
+        OSError,
+    ) as exc:
+        raise BadScenario(f"{path} is no scenario: {type(exc).__name__}: {exc}") from exc
+    if not isinstance(made, Scenario):
+        raise BadScenario(f"{path} has neither a SCENARIO nor a function scenario(seed) that returns one.")
+    return Loaded(path.stem, made)
