@@ -135,7 +135,7 @@ class Directory:
 
     def candidates(self, now_us: int, *, own: bool = True) -> tuple[Candidate, ...]:
         """Everyone whose advert is alive, with this peer itself unless `own` is False; capable or not."""
-        found = []
+        found, speeds = [], self.speeds.of
         for peer, known in self._peers.items():
             is_own = peer == self.own_peer
             signed = self._own if is_own else known.signed
@@ -145,19 +145,20 @@ class Directory:
                 continue
             note = self._own_note if is_own else known.skew_note
             rtt = known.rtt.estimate()
+            state = known.state
             found.append(
-                Candidate(
-                    peer=peer,
-                    advert=self._own_able if is_own and self._own_able else signed.advert,
-                    rtt=rtt,
-                    state=known.state,
-                    state_age_us=max(0, now_us - known.state_us) if known.state else 0,
-                    connected=known.connected,
-                    own=is_own,
-                    speeds=self.speeds.of(peer),
-                    own_in_flight_us=_in_flight(known, rtt, now_us) if known.in_flight else 0,
-                    penalty_us=_penalty(known, now_us) if known.penalty_us else 0,
-                    notes=(note,) if note else (),
+                Candidate(  # by position: by name, a plan of a hundred peers takes a quarter longer
+                    peer,
+                    self._own_able if is_own and self._own_able else signed.advert,
+                    rtt,
+                    state,
+                    max(0, now_us - known.state_us) if state else 0,
+                    known.connected,
+                    is_own,
+                    speeds(peer),
+                    _in_flight(known, rtt, now_us) if known.in_flight else 0,
+                    _penalty(known, now_us) if known.penalty_us else 0,
+                    (note,) if note else (),
                 )
             )
         return tuple(found)

@@ -184,8 +184,9 @@ def predict(candidate: Candidate, statement: Statement, now_us: int) -> Predicti
     step_us, fixed_us, percent = _speed(candidate, model, statement)
     steps_us = step_us * statement.steps
     transfer_us = _transfer(candidate, statement, (TASK_ROUND_TRIPS - 1) * rtt_us)
+    busy_us = load_us + fixed_us + steps_us
     return Prediction(
-        spans=(
+        (
             ("dial", dial_us),
             ("offer", rtt_us),
             ("wait", wait_us),
@@ -194,11 +195,11 @@ def predict(candidate: Candidate, statement: Statement, now_us: int) -> Predicti
             ("step", steps_us),
             ("transfer", transfer_us),
         ),
-        total_us=dial_us + rtt_us + wait_us + load_us + fixed_us + steps_us + transfer_us,
-        wait_us=wait_us,
-        step_us=step_us,
-        busy_us=load_us + fixed_us + steps_us,
-        uncertain_us=TASK_ROUND_TRIPS * jitter_us
+        dial_us + rtt_us + wait_us + busy_us + transfer_us,
+        wait_us,
+        step_us,
+        busy_us,
+        TASK_ROUND_TRIPS * jitter_us
         + uncertain_wait_us
         + uncertain_load_us
         + (steps_us + fixed_us) * percent // 100,

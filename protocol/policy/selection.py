@@ -85,29 +85,27 @@ def plan(
             capable.append((candidate, result))
     if not capable:
         raise NoCandidate(_binding(statement, ruled_out))
-    ranked = sorted(_scored(capable, seed), key=lambda item: item[0])
     return Plan(
-        ranked=tuple(_choice(candidate, prediction) for _, candidate, prediction in ranked),
+        ranked=tuple(_choice(*capable[index]) for _, _, index in sorted(_scored(capable, seed))),
         exclusions=tuple((candidate.peer, exclusion.reason) for candidate, exclusion in ruled_out),
     )
 
 
-def _scored(
-    capable: list[tuple[Candidate, Prediction]], seed: int
-) -> Iterable[tuple[tuple[float, float], Candidate, Prediction]]:
-    """Sort keys, lowest first: softmin drawn by Gumbel noise, as wide as what is contended or not known of each.
+def _scored(capable: list[tuple[Candidate, Prediction]], seed: int) -> list[tuple[float, float, int]]:
+    """(key, draw, index), to be sorted: softmin drawn by Gumbel noise, as wide as what is contended or not known of each.
 
     What is uncertain of everyone alike decides nothing between them, so only what exceeds the least is counted.
     """
     best_us = min(prediction.total_us for _, prediction in capable)
     certain_us = min(prediction.uncertain_us for _, prediction in capable)
-    salt = b"%d " % seed
-    for candidate, prediction in capable:
+    salt, scored = b"%d " % seed, []
+    for index, (candidate, prediction) in enumerate(capable):
         contended_us = prediction.wait_us + prediction.uncertain_us - certain_us
         scale_us = min(contended_us, best_us) * TEMPERATURE_PERCENT / 100
         draw = _draw(salt + candidate.peer.encode())
         gumbel = -math.log(-math.log(draw)) - _EULER_GAMMA
-        yield (prediction.total_us + candidate.penalty_us - scale_us * gumbel, draw), candidate, prediction
+        scored.append((prediction.total_us + candidate.penalty_us - scale_us * gumbel, draw, index))
+    return scored
 
 
 def _draw(of: bytes) -> float:
@@ -118,15 +116,15 @@ def _draw(of: bytes) -> float:
 def _choice(candidate: Candidate, prediction: Prediction) -> Choice:
     rtt_us = candidate.rtt_us
     return Choice(
-        peer=candidate.peer,
-        rtt_us=rtt_us if candidate.own or candidate.rtt else None,
-        predicted_us=prediction.total_us,
-        max_wait_us=prediction.wait_us + MAX_WAIT_SLACK_US + rtt_us,
-        step_us=prediction.step_us,
-        busy_us=prediction.busy_us,
-        wait_us=prediction.wait_us,
-        uncertain_us=prediction.uncertain_us,
-        spans=prediction.spans,
+        candidate.peer,
+        rtt_us if candidate.own or candidate.rtt else None,
+        prediction.total_us,
+        prediction.wait_us + MAX_WAIT_SLACK_US + rtt_us,
+        prediction.step_us,
+        prediction.busy_us,
+        prediction.wait_us,
+        prediction.uncertain_us,
+        prediction.spans,
     )
 
 

@@ -49,7 +49,7 @@ class WorldConfig:
     cold_s: tuple[float, float] = (2.0, 20.0)  # to load a model, log-uniform
     state_every_s: float = 2.0  # to those who are active
     advert_every_s: tuple[float, float] = (30.0, 60.0)
-    known: int = 128  # providers that one requester knows and keeps connections to
+    known: int = 100  # providers that one requester knows and keeps connections to
     jitter: float = 0.0  # of each round trip, exponential, beside that between the slices of the matrix
     hiccup_share: float = 0.02
     hiccup_factor: float = 3.0
