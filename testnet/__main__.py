@@ -168,9 +168,10 @@ def _told(result: Result) -> str:
     )
     load = " to ".join(f"{each:.1f}" for each in result.load_average)
     paced = ", ".join(f"{name} {ms}" for name, ms in result.paced_ms.items())
+    kept = "" if result.paced_on_time is None else f", kept by {result.paced_on_time:.0%} of their steps"
     return (
         f"{table(result.judged)}\n  over {links}; everyone knew everyone after {result.up_us / 1e6:.1f} s; "
-        f"load average {load}; renderers paced to ms a step: {paced or 'none'}\n"
+        f"load average {load}; renderers paced to ms a step: {paced or 'none'}{kept}\n"
     )
 
 

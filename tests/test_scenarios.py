@@ -1,0 +1,302 @@
+"""Scenarios: what may be stated, how an outcome is measured and judged, and runs with real peers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from testnet import processes, run, scenario, topology
+from testnet.outcome import (
+    Drawn,
+    Expect,
+    Happened,
+    Outcome,
+    Task,
+    done,
+    drawers,
+    drawn_by,
+    judge,
+    know_each_other,
+    most_attempts,
+    quantile_ms,
+    recovery_ms,
+    table,
+    unaccounted_share,
+)
+from testnet.scenario import ACTIVE, BadScenario, Event, Heal, Job, Kill, Scenario, Slow, at, churn
+from testnet.scenario import client as asker
+from testnet.scenario import provider as gpu
+from testnet.swarm import ROOT
+
+GONE_WITHIN_S = 5
+
+
+def stated(**changes: object) -> Scenario:
+    settings: dict = {
+        "about": "It works.",
+        "topology": topology.lan(),
+        "peers": (gpu("a", "lan"), asker("b", "lan")),
+        "jobs": (Job("b"),),
+        "expects": (Expect("pictures", done(), at_least=1),),
+        **changes,
+    }
+    return Scenario(**settings)
+
+
+# --- what may be stated
+
+
+@pytest.mark.parametrize("name", scenario.names())
+def test_the_scenarios_that_come_with_the_project_can_be_read(name: str) -> None:
+    first, again = scenario.load(name, seed=7), scenario.load(name, seed=7)
+    assert first.name == name
+    assert first.scenario.events == again.scenario.events
+    assert first.scenario.jobs
+
+
+def test_the_shortest_scenario_takes_twenty_lines() -> None:
+    lines = [len(path.read_text().splitlines()) for path in scenario.FOLDER.glob("[a-z]*.py")]
+    assert min(lines) <= 25  # with its docstring and imports
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"peers": (gpu("a", "lan"),)}, "One peer at least must not be warm"),
+        ({"peers": (gpu("a", "moon"), asker("b", "lan"))}, "has no place 'moon'; it has lan"),
+        ({"peers": (asker("a", "lan"), asker("a", "lan"))}, "a name of its own"),
+        ({"peers": (gpu("a", "lan", 9_000), asker("b", "lan"))}, "paced to 1 to 1500 ms, not 9000"),
+        ({"peers": (gpu("a/b", "lan"), asker("b", "lan"))}, "letters, digits and dashes"),
+        ({"jobs": (Job("c"),)}, "no peer 'c', which a job names"),
+        ({"events": (at(1, Kill("c")),)}, "no peer 'c', which an event names"),
+        ({"events": (at(1, Kill(ACTIVE)),)}, "says which job"),
+        ({"events": (at(1, Slow("b", 90)),)}, "has no step_ms"),
+        ({"events": (Event(Heal(), drawing=4),)}, "waits for job 4; there are 1 jobs"),
+        ({"expects": ()}, "expects something"),
+    ],
+)
+def test_what_cannot_be_run_is_told_before_anything_starts(changes: dict, sentence: str) -> None:
+    with pytest.raises(BadScenario, match=sentence):
+        stated(**changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "neither a SCENARIO nor"),
+        ("SCENARIO = 3", "neither a SCENARIO nor"),
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+        ("def scenario(seed):\n    return", "neither"),
+        ("(", "SyntaxError"),
+    ],
+)
+def test_a_file_that_is_no_scenario_is_told(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(BadScenario, match=sentence):
+        scenario.load(str(tmp_path / "mine.py"), seed=1)
+    with pytest.raises(BadScenario, match=r"there are .*regions"):
+        scenario.load("no-such", seed=1)
+
+
+def test_churn_is_its_seeds_and_alternates() -> None:
+    times = {"seed": 3, "from_s": 0, "until_s": 100, "up_s": 8, "down_s": 3}
+    events = churn(("a", "b"), **times)
+    assert events == churn(("a", "b"), **times)
+    assert events != churn(("a", "b"), **{**times, "seed": 4})
+    for name in ("a", "b"):
+        kinds = [type(event.action).__name__ for event in events if event.action.peer == name]
+        assert kinds == ["Kill", "Restart"] * (len(kinds) // 2)
+        assert kinds
+
+
+# --- what came out
+
+
+def drawn(number: int, by: str = "b", provider: str | None = "a", ms: int = 500, **changes: object) -> Drawn:
+    settings: dict = {
+        "number": number,
+        "by": by,
+        "asked_s": float(number),
+        "ended_s": number + ms / 1000,
+        "exit_code": 0 if provider else 1,
+        "provider": provider,
+        "wall_us": ms * 1000,
+        "predicted_us": 400_000,
+        "unaccounted_us": 5_000,
+        "attempts": (("a", "done"),),
+        **changes,
+    }
+    return Drawn(**settings)
+
+
+OUTCOME = Outcome(
+    jobs=(
+        drawn(0, ms=100),
+        drawn(1, ms=200),
+        drawn(2, by="c", provider="x", ms=900, attempts=(("a", "lost"), ("x", "done"))),
+        drawn(3, by="c", provider=None),
+    ),
+    tasks=(
+        Task("1", "a", "c", 2.0, 2.1),
+        Task("2", "x", "c", 2.7, 2.8, 3.0, "done"),
+        Task("3", "x", "b", 2.6, 2.6),
+    ),
+    events=(Happened(2.5, "kill", ("a",)),),
+    alive=("b", "c", "x"),
+    knows={"b": ("c",), "c": ("b", "x"), "x": ("b", "c")},
+    emulated=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("measure", "value"),
+    [
+        (done(), 0.75),
+        (done(by="b"), 1.0),
+        (done(by="nobody"), None),
+        (done(since_s=2, until_s=3), 1.0),
+        (quantile_ms(0.5), 200),
+        (quantile_ms(0.95), 900),
+        (drawn_by("a"), 2 / 3),
+        (drawn_by("a", by="c"), 0),
+        (drawers(), 2),
+        (most_attempts(), 2),
+        (recovery_ms(0), pytest.approx(300)),
+        (recovery_ms(5), None),
+        (unaccounted_share(), 0.05),
+        (know_each_other(), 5 / 6),
+    ],
+)
+def test_measures(measure: Callable, value: float | None) -> None:
+    assert measure(OUTCOME) == value
+
+
+def test_expectations_are_judged_and_told() -> None:
+    judged = judge(
+        (
+            Expect("drawn", done(), at_least=0.75),
+            Expect("slowest", quantile_ms(1), at_most=899),
+            Expect("nothing to see", done(by="nobody"), at_least=0),
+            Expect("needs links", done(), at_least=1, needs_links=True),
+        ),
+        OUTCOME,
+    )
+    assert [each.ok for each in judged] == [True, False, False, None]
+    assert table(judged).splitlines()[2].split() == ["slowest", "<=", "899", "900", "FAILED"]
+    with pytest.raises(ValueError, match="no bound"):
+        Expect("x", done())
+
+
+# --- runs
+
+
+def run_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "testnet", "run", *arguments]
+
+
+def test_a_bad_scenario_gets_a_sentence_and_exit_code_2() -> None:
+    for arguments, sentence in (
+        (["no-such-scenario"], "There is no scenario 'no-such-scenario'"),
+        (["partition", "--loopback"], "plain loopback cannot"),
+    ):
+        told = subprocess.run(run_command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False)
+        assert told.returncode == 2
+        assert sentence in told.stderr
+        assert "Traceback" not in told.stderr
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_left_is_removed_and_a_living_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "runs_folder", lambda: tmp_path)
+    with subprocess.Popen(["sleep", "60"]) as left:
+        killed, alive = tmp_path / "killed", tmp_path / "alive"
+        mark, own = processes.mark(left.pid), processes.mark(os.getpid())
+        for folder, owner in ((killed, [own.pid, own.created_s - 100]), (alive, [own.pid, own.created_s])):
+            (folder / "peers").mkdir(parents=True)
+            (folder / processes.RECORD).write_text(json.dumps({"testnet": owner, "peers": []}))
+        (killed / "peers" / processes.RECORD).write_text(
+            json.dumps({"testnet": [own.pid, own.created_s - 100], "peers": [[mark.pid, mark.created_s]]})
+        )
+        assert run.remove_leftovers() == [killed]
+        assert left.wait(GONE_WITHIN_S) == -signal.SIGKILL
+    assert alive.exists()
+    assert not killed.exists()
+
+
+@pytest.mark.slow
+def test_a_scenario_of_ones_own_runs_on_loopback_with_a_paced_renderer(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        """
+from testnet import topology
+from testnet.outcome import Expect, done, drawn_by, quantile_ms
+from testnet.scenario import Job, Kill, Scenario, at, client, provider
+
+SCENARIO = Scenario(
+    about="A picture, and one expectation that cannot hold.",
+    topology=topology.regions(),
+    peers=(provider("a", "tokyo", 200), client("b", "sydney"), client("c", "sydney")),
+    jobs=(Job("b", steps=4),),
+    events=(at(0, Kill("c")),),
+    expects=(
+        Expect("pictures drawn", done(), at_least=1),
+        Expect("ms", quantile_ms(0.5), at_least=800),
+        Expect("impossible", drawn_by("b"), at_least=1),
+        Expect("far", quantile_ms(0.5), at_least=99_999, needs_links=True),
+    ),
+)
+"""
+    )
+    out = tmp_path / "out"
+    told = subprocess.run(
+        run_command(str(tmp_path / "mine.py"), "--loopback", "--json", "--out", str(out)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1, told.stderr
+    result = json.loads(told.stdout.splitlines()[-1])
+    assert [each["ok"] for each in result["judged"]] == [True, True, False, None]
+    assert "FAILED" in told.stderr
+    assert not result["ok"]
+    assert result["paced_ms"] == {"a": 200}
+    assert json.loads((out / "result.json").read_text()) == result
+    steps = [span["us"] for span in result["outcome"]["jobs"][0]["timeline"] if span["span"] == "step"]
+    assert len(steps) == 4
+    assert min(steps) >= 200_000
+    verified = subprocess.run(
+        [sys.executable, "-m", "peer", "verify", "--json", str(out / "job-0.png")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "paced" in verified.stdout
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        run_command("kill_active", "--loopback", "--out", str(tmp_path / "out")),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        assert "peers started" in process.stderr.readline()
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert family
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10 * GONE_WITHIN_S) == 130
+    _, alive = psutil.wait_procs(family, timeout=GONE_WITHIN_S)
+    assert [each for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
