@@ -26,6 +26,7 @@ PACE_VARIABLE = "NEARLIGHT_PACE"  # peer/renderer/pace.py
 PROMPTS = ("a gold spiral on navy", "a red circle on white", "a blue square on white", "a red heart on white")
 RESULT = "result.json"
 READY_WITHIN_S = 120.0
+WARM_TRIES = 3
 WARM_WITHIN_S = 60.0  # all load their weights at once
 WARM_STEPS = 3
 SPEEDS_WITHIN_S = 30.0
@@ -223,15 +224,17 @@ class _Run:
         image = self._folder / f"{peer.settings.name}-warm.png"
         words = [*_words(replace(job, steps=WARM_STEPS), 0, self._seed), "-o", str(image), "--force"]
         journal = journals.Follower(peer.journal.path)
-        done = await peer.run_cli(["render", "--json", *words])
-        if done.returncode == 0:
-            return
-        with trio.move_on_after(WARM_WITHIN_S):
-            while True:  # the requester's patience was at its end, and the renderer went on
-                for entry in journal.new_entries():
-                    if entry.get("event") == "task_finished" and entry.get("outcome") == "done":
-                        return
-                await trio.sleep(WATCH_S)
+        for _ in range(WARM_TRIES):
+            done = await peer.run_cli(["render", "--json", *words])
+            if done.returncode == 0:
+                return
+            with trio.move_on_after(
+                WARM_WITHIN_S
+            ):  # its patience is at its end, but the renderer goes on loading
+                while not any(  # noqa: ASYNC110 - a journal tells no trio.Event
+                    entry.get("event") == "task_finished" for entry in journal.new_entries()
+                ):
+                    await trio.sleep(WATCH_S)
         raise SwarmError(f"Peer {peer.settings.name} could not be warmed up. {done.stderr.strip()}")
 
     async def _wait_speeds_known(self) -> None:

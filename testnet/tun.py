@@ -3,6 +3,7 @@
 Neither outlives the descriptors and processes that hold it, so what a killed run leaves behind is processes only.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -79,7 +80,8 @@ def _make_device(address: str, mtu_bytes: int) -> int:
     mask = socket.inet_ntoa(struct.pack(">I", (0xFFFFFFFF << (32 - PREFIX_BITS)) & 0xFFFFFFFF))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", NAME, mtu_bytes))
-        fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("16si20x", NAME, _TXQUEUE_PACKETS))
+        with contextlib.suppress(PermissionError):  # inside a user namespace it stays at 500
+            fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("16si20x", NAME, _TXQUEUE_PACKETS))
         fcntl.ioctl(control, _SIOCSIFADDR, _request_address(address))
         fcntl.ioctl(control, _SIOCSIFNETMASK, _request_address(mask))
         for name in (NAME, b"lo"):
