@@ -52,8 +52,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="keep everything in an empty folder")
     options = parser.parse_args(arguments)
-    if options.command == "run":
-        return options
     if options.command != "up":
         return options
     if not 1 <= options.peers <= MAX_PEERS:
@@ -178,7 +176,11 @@ def _told(result: Result) -> str:
 def main() -> None:
     options = parse(sys.argv[1:])
     try:
-        if options.command == "run":
+        if options.command == "simulate":
+            from .simulation.command import simulate
+
+            code = simulate(options)
+        elif options.command == "run":
             code = trio.run(run_until_signal, lambda: run_scenarios(options))
         else:
             code = trio.run(up, options)
