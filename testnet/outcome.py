@@ -23,6 +23,7 @@ class Drawn:
     error: str = ""
     job: str = ""
     timeline: tuple[dict[str, Any], ...] = ()
+    via: str = "peer"
 
     @property
     def done(self) -> bool:
@@ -59,10 +60,19 @@ class Outcome:
     emulated: bool
 
     def select(
-        self, *, by: str | None = None, since_s: float = 0.0, until_s: float = math.inf
+        self,
+        *,
+        by: str | None = None,
+        via: str | None = None,
+        since_s: float = 0.0,
+        until_s: float = math.inf,
     ) -> list[Drawn]:
-        """The jobs of one peer, or of all, that were asked for in [since_s, until_s)."""
-        return [job for job in self.jobs if by in (None, job.by) and since_s <= job.asked_s < until_s]
+        """The jobs of one peer, or of all, that were asked for in [since_s, until_s); `via` peers or the broker."""
+        return [
+            job
+            for job in self.jobs
+            if by in (None, job.by) and via in (None, job.via) and since_s <= job.asked_s < until_s
+        ]
 
     def to_value(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,6 +107,14 @@ def quantile(values: Iterable[float], share: float) -> float | None:
     """The least value that `share` of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
+
+
+def ratio(over: Measure, under: Measure) -> Measure:
+    def measure(outcome: Outcome) -> float | None:
+        above, below = over(outcome), under(outcome)
+        return above / below if above is not None and below else None
+
+    return measure
 
 
 def drawn_by(*names: str, **which: Any) -> Measure:

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import trio
 
 from . import journals, processes
 from . import scenario as stated
+from .brokerage import Brokerage, open_brokerage
 from .net import Network, open_network
 from .outcome import Drawn, Happened, Judged, Outcome, Task, judge
 from .scenario import ACTIVE, Event, Job, Loaded, Scenario
@@ -133,7 +134,7 @@ async def _network(
     if not emulate:
         yield None
         return
-    places = [peer.at for peer in scenario.peers]
+    places = [peer.at for peer in scenario.peers] + ([scenario.broker] if scenario.broker else [])
     async with open_network(scenario.topology, places, folder=folder, seed=seed) as network:
         processes.record(folder, [network.router])
         yield network
@@ -157,6 +158,7 @@ class _Run:
         self._happened: list[tuple[int, Happened]] = []
         self._tasks: dict[str, Task] = {}
         self._dead: set[str] = set()
+        self._brokerage: Brokerage | None = None
 
     async def run(self) -> Result:
         scenario = self._scenario
@@ -171,9 +173,16 @@ class _Run:
             each=tuple(self._settings(peer) for peer in scenario.peers),
             prepare=self._warm,
         )
-        async with swarm(config, self._network) as running:
+        async with AsyncExitStack() as stack:
+            running = await stack.enter_async_context(swarm(config, self._network))
             self._peers = {peer.settings.name: peer for peer in running.peers}
             self._names = {peer.peer_id: name for name, peer in self._peers.items()}
+            if self._scenario.broker is not None and self._network is not None:
+                workers = [(self._peers[peer.name].index, peer.name) for peer in scenario.peers if peer.warm]
+                variables = {peer.name: self._settings(peer).variables for peer in scenario.peers}
+                self._brokerage = await stack.enter_async_context(
+                    open_brokerage(self._network, len(scenario.peers), workers, variables, self._folder)
+                )
             await self._wait_speeds_known()
             load_before = os.getloadavg()[0]
             self._started_us = _now_us()
@@ -309,6 +318,9 @@ class _Run:
 
     async def _ask(self, number: int, job: Job) -> None:
         await trio.sleep(job.at_s - self._clock_s() if job.at_s > self._clock_s() else 0)
+        if job.via != "peer":
+            await self._ask_broker(number, job)
+            return
         peer = self._peers[job.by]
         image = self._folder / f"job-{number}.png"
         asked_s = self._asked_s[number] = self._clock_s()
@@ -346,6 +358,42 @@ class _Run:
             ),
             job=summary["job"],
             timeline=tuple(summary["timeline"]),
+        )
+
+    async def _ask_broker(self, number: int, job: Job) -> None:
+        assert self._brokerage is not None
+        asked_s = self._asked_s[number] = self._clock_s()
+        answer = None
+        with trio.move_on_after(job.within_s):
+            answer = await self._brokerage.ask(
+                self._peers[job.by].index,
+                prompt=_prompt(number),
+                steps=job.steps,
+                size_px=job.size_px,
+                seed=_seed(number, self._seed),
+                returns=job.via,
+                output=self._folder / f"job-{number}.png",
+            )
+        wall_us, worker = answer or (None, None)
+        attempts = ((worker, "done"),) if worker else ()
+        exit_code = None if answer is None else 0
+        drawn = Drawn(
+            number,
+            job.by,
+            asked_s,
+            self._clock_s(),
+            exit_code,
+            worker,
+            wall_us,
+            None,
+            None,
+            attempts,
+            via=job.via,
+        )
+        self._drawn[number] = drawn
+        self._tell(
+            f"[{drawn.ended_s:5.1f} s] job {number} of {job.by} via the broker, {job.via}: "
+            f"{worker} drew it in {(wall_us or 0) / 1e6:.2f} s."
         )
 
     async def _happen(self, number: int, event: Event, running: Swarm) -> None:
@@ -462,8 +510,15 @@ def _named(action: stated.Action) -> tuple[str, ...]:
 
 def _words(job: Job, number: int, seed: int) -> list[str]:
     size = f"{job.size_px}x{job.size_px}"
-    picture = str((seed * 1000 + number) % (1 << 32))
-    return [PROMPTS[number % len(PROMPTS)], "--steps", str(job.steps), "--size", size, "--seed", picture]
+    return [_prompt(number), "--steps", str(job.steps), "--size", size, "--seed", str(_seed(number, seed))]
+
+
+def _prompt(number: int) -> str:
+    return PROMPTS[number % len(PROMPTS)]
+
+
+def _seed(number: int, seed: int) -> int:
+    return (seed * 1000 + number) % (1 << 32)
 
 
 def _now_us() -> int:

@@ -9,6 +9,7 @@ import runpy
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from .link import Line
 from .outcome import Expect
@@ -54,15 +55,19 @@ def client(name: str, at: str) -> Peer:
     return Peer(name, at)
 
 
+Via = Literal["peer", "direct", "relayed"]  # the last two: how the broker's picture returns
+
+
 @dataclass(frozen=True)
 class Job:
-    """One `peer render --remote` by the peer `by`."""
+    """One `peer render --remote` by the peer `by`; or the same asked of the broker, from the same host (`via`)."""
 
     by: str
     at_s: float = 0.0  # since everybody knew everybody
     steps: int = STEPS
     size_px: int = SIZE_PX
     within_s: float = 60.0  # then it is ended, and counts as not done
+    via: Via = "peer"
 
 
 def every(
@@ -185,6 +190,7 @@ class Scenario:
     expects: tuple[Expect, ...]
     events: tuple[Event, ...] = ()
     settle_s: float = 0.0  # between the last job or event and the last look
+    broker: str | None = None  # place of a central broker; each warm peer is one of its workers too
 
     def __post_init__(self) -> None:
         names = [peer.name for peer in self.peers]
@@ -194,8 +200,12 @@ class Scenario:
             raise BadScenario("One peer at least must not be warm: it brings the others together.")
         for peer in self.peers:
             self._check_peer(peer)
+        if self.broker is not None:
+            self._check_place(self.broker, "The broker")
         for job in self.jobs:
             self._check_name(job.by, "a job")
+            if job.via != "peer" and self.broker is None:
+                raise BadScenario(f"A job goes via the broker ({job.via}), and there is none.")
         for event in self.events:
             self._check_event(event)
         if not self.expects:
@@ -203,19 +213,23 @@ class Scenario:
 
     @property
     def needs_links(self) -> bool:
-        return any(isinstance(event.action, LINK_ACTIONS) for event in self.events)
+        """The broker too: its workers and askers share their peers' addresses."""
+        return self.broker is not None or any(isinstance(event.action, LINK_ACTIONS) for event in self.events)
 
     def _check_peer(self, peer: Peer) -> None:
-        try:
-            self.topology.place(peer.at)
-        except KeyError as exc:
-            raise BadScenario(f"Peer {peer.name}: {exc.args[0]}") from None
+        self._check_place(peer.at, f"Peer {peer.name}")
         if not peer.name.replace("-", "").isalnum():
             raise BadScenario(f"A peer's name is letters, digits and dashes, not {peer.name!r}.")
         if peer.step_ms is not None:
             _check_step(peer.step_ms)
         elif peer.claims_step_ms is not None:
             raise BadScenario(f"Peer {peer.name} can only lie about a step time that is stated.")
+
+    def _check_place(self, place: str, who: str) -> None:
+        try:
+            self.topology.place(place)
+        except KeyError as exc:
+            raise BadScenario(f"{who}: {exc.args[0]}") from None
 
     def _check_name(self, name: str, where: str) -> None:
         if name not in {peer.name for peer in self.peers}:

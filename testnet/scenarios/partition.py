@@ -16,19 +16,19 @@ SCENARIO = Scenario(
         client("east-asker", "frankfurt"),
     ),
     jobs=(
-        *(Job(name, at_s) for name in ("west-asker", "east-asker") for at_s in (0.0, 5.0, 16.0)),
+        *(Job(name, at_s) for name in ("west-asker", "east-asker") for at_s in (0.0, 9.0, 17.0)),
         *(Job(name, 24.0) for name in ("west-asker", "east-asker")),
     ),
-    events=(at(3, Partition((WEST, EAST))), at(23, Heal())),
+    events=(at(6, Partition((WEST, EAST))), at(23, Heal())),
     settle_s=15,
     expects=(
         Expect("pictures drawn", done(), at_least=1.0),
         Expect(
-            "west drawn in the east before", drawn_by("east-gpu", by="west-asker", until_s=3), at_least=1.0
+            "west drawn in the east before", drawn_by("east-gpu", by="west-asker", until_s=6), at_least=1.0
         ),
         Expect(
             "west drawn in the west meanwhile",
-            drawn_by("west-gpu", by="west-asker", since_s=4, until_s=23),
+            drawn_by("west-gpu", by="west-asker", since_s=6, until_s=23),
             at_least=1.0,
         ),
         Expect("pairs connected at the end", know_each_other(), at_least=1.0),
