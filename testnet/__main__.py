@@ -4,13 +4,16 @@ import argparse
 import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import trio
 
+from . import witness
 from .interrupts import SIGNAL_EXIT_CODE, run_until_signal
 from .net import CannotEmulate, RouterDied
 from .outcome import table
+from .packets import BadRecord
 from .processes import AlreadyUp, OrphansLeft
 from .run import Result, run
 from .scenario import BadScenario, load, names
@@ -51,6 +54,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--loopback", action="store_true", help="without emulated links: all peers are at no distance"
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="keep everything in an empty folder")
+    seen = commands.add_parser(
+        "witness",
+        help="compare the timelines of a run with the record of its packets; exit code 1 where they differ",
+    )
+    seen.add_argument("run", type=Path, metavar="RUN", help="the folder of `run --out`")
+    seen.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args(arguments)
     if options.command != "up":
         return options
@@ -153,6 +162,18 @@ async def run_scenarios(options: argparse.Namespace) -> int:
     return code
 
 
+def compare_with_witness(options: argparse.Namespace) -> int:
+    try:
+        compared = witness.compare(options.run)
+    except (witness.NoWitness, BadRecord) as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    print(witness.table(compared), file=sys.stderr if options.json else sys.stdout)
+    if options.json:
+        print(json.dumps({"phases": [{**asdict(each), "agrees": each.agrees} for each in compared]}))
+    return 0 if compared and all(each.agrees for each in compared) else 1
+
+
 def _first(group: BaseExceptionGroup[Exception]) -> str:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
@@ -180,6 +201,8 @@ def main() -> None:
             from .simulation.command import simulate
 
             code = simulate(options)
+        elif options.command == "witness":
+            code = compare_with_witness(options)
         elif options.command == "run":
             code = trio.run(run_until_signal, lambda: run_scenarios(options))
         else:

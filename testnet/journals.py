@@ -14,6 +14,10 @@ class Follower:
         self.path = path
         self._offset = path.stat().st_size if path.exists() else 0
 
+    def rewind(self) -> None:
+        """The entries from the first one on are new again."""
+        self._offset = 0
+
     def new_entries(self) -> list[dict[str, Any]]:
         """The complete entries since the last call; a line that has no end yet is left for the next one."""
         try:
@@ -25,6 +29,13 @@ class Follower:
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)
         return [entry for line in complete.splitlines() if (entry := _entry(line)) is not None]
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """All complete entries that are in the file; none where there is no file."""
+    follower = Follower(path)
+    follower.rewind()
+    return follower.new_entries()
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -51,6 +51,7 @@ class Result:
     outcome: Outcome
     judged: tuple[Judged, ...]
     router: dict[str, Any] | None  # statistics of the emulated links
+    hosts: tuple[str, ...]  # the peers in the order in which the record of packets counts them
     load_average: tuple[float, float]  # over one minute: when the clock started, and at the end
     paced_ms: dict[str, int]  # the peers whose renderer was held back to an emulated speed
     paced_on_time: float | None  # share of their steps that took no longer than PACE_KEPT times that
@@ -200,6 +201,7 @@ class _Run:
                 outcome=outcome,
                 judged=judge(scenario.expects, outcome),
                 router=router,
+                hosts=tuple(self._peers),
                 load_average=(load_before, os.getloadavg()[0]),
                 paced_ms={peer.name: peer.step_ms for peer in scenario.peers if peer.step_ms is not None},
                 paced_on_time=self._paced_on_time(),
