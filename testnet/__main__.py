@@ -19,6 +19,8 @@ from .run import Result, run
 from .scenario import BadScenario, load, names
 from .swarm import MAX_PEERS, Swarm, SwarmConfig, SwarmError, swarm
 
+TOO_BUSY = 0.5  # of the steps kept their pace
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -188,6 +190,8 @@ def _told(result: Result) -> str:
     load = " to ".join(f"{each:.1f}" for each in result.load_average)
     paced = ", ".join(f"{name} {ms}" for name, ms in result.paced_ms.items())
     kept = "" if result.paced_on_time is None else f", kept by {result.paced_on_time:.0%} of their steps"
+    if result.paced_on_time is not None and result.paced_on_time < TOO_BUSY:
+        kept += ": this machine was too busy for the times to mean much"
     return (
         f"{table(result.judged)}\n  over {links}; everyone knew everyone after {result.up_us / 1e6:.1f} s; "
         f"load average {load}; renderers paced to ms a step: {paced or 'none'}{kept}\n"

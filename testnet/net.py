@@ -27,7 +27,7 @@ from .tun import CannotEmulate
 __all__ = ["CannotEmulate", "Network", "RouterDied", "open_network"]
 
 RECORD = "packets"
-READY_WITHIN_S = 10.0
+READY_WITHIN_S = 20.0
 ANSWER_WITHIN_S = 10.0
 MAX_HOSTS = 200
 _ANSWER_BYTES = 1 << 16
@@ -146,6 +146,8 @@ class Network:
                         self._unread += data
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 raise RouterDied("The router process ended: no packet moves any more.") from exc
+            except trio.TooSlowError as exc:
+                raise RouterDied(f"The router process has not answered for {ANSWER_WITHIN_S:g} s.") from exc
             line, _, self._unread = self._unread.partition(b"\n")
             answer: dict[str, Any] = json.loads(line)
             return answer
@@ -193,7 +195,12 @@ async def open_network(
 def _set_up(control: socket.socket, setup: Setup) -> list[int]:
     control.settimeout(READY_WITHIN_S)
     control.sendall(json.dumps(asdict(setup)).encode() + b"\n")
-    data, namespaces, _, _ = socket.recv_fds(control, _ANSWER_BYTES, MAX_HOSTS)
+    try:
+        data, namespaces, _, _ = socket.recv_fds(control, _ANSWER_BYTES, MAX_HOSTS)
+    except TimeoutError:
+        raise CannotEmulate(
+            f"Links cannot be emulated here: the router process was not ready in {READY_WITHIN_S:g} s."
+        ) from None
     answer = json.loads(data) if data else {"cannot": "the router process ended while it started"}
     if "cannot" in answer:
         for each in namespaces:

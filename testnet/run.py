@@ -48,6 +48,7 @@ class Result:
     seed: int
     emulated: bool
     up_us: int  # from the first start until everyone knew everyone
+    started_us: int  # CLOCK_MONOTONIC at 0 s on the scenario's clock
     outcome: Outcome
     judged: tuple[Judged, ...]
     router: dict[str, Any] | None  # statistics of the emulated links
@@ -198,6 +199,7 @@ class _Run:
                 seed=self._seed,
                 emulated=self._network is not None,
                 up_us=running.up_us,
+                started_us=self._started_us,
                 outcome=outcome,
                 judged=judge(scenario.expects, outcome),
                 router=router,

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from peer.picture import verify_file
-from testnet import processes, run, scenario, topology, witness
+from testnet import packets, processes, run, scenario, topology, witness
 from testnet.broker import Queue
 from testnet.outcome import (
     Drawn,
@@ -36,6 +36,8 @@ from testnet.scenario import ACTIVE, BadScenario, Event, Heal, Job, Kill, Scenar
 from testnet.scenario import client as asker
 from testnet.scenario import provider as gpu
 from testnet.swarm import ROOT
+
+from .test_net import can_emulate
 
 GONE_WITHIN_S = 5
 
@@ -331,6 +333,25 @@ SCENARIO = Scenario(
     receipt = verify_file(out / "job-0.png").receipt
     assert receipt is not None
     assert " paced;" in receipt.environment
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_emulate(), reason="no network namespaces or TUN devices here")
+def test_a_killed_provider_is_replaced_over_emulated_links_and_the_witness_has_seen_it(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    told = subprocess.run(
+        run_command("kill_active", "--out", str(out)), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    result = json.loads((out / "result.json").read_text())
+    assert result["emulated"]
+    sent = [packet for packet in packets.read(out / "packets") if packet.payload_bytes]
+    killed = result["hosts"].index(result["outcome"]["events"][0]["peers"][0])
+    killed_ns = result["started_us"] * 1000 + round(result["outcome"]["events"][0]["at_s"] * 1e9)
+    assert {packet.source for packet in sent} == {0, 1, 2}
+    assert max(packet.in_ns for packet in sent if packet.source == killed) < killed_ns + 1_000_000_000
 
 
 @pytest.mark.slow
