@@ -11,8 +11,8 @@ SCENARIO = Scenario(
     topology=topology.regions(),
     broker="virginia",
     peers=(
-        provider("frankfurt-gpu", "frankfurt"),
-        provider("tokyo-gpu", "tokyo"),
+        # Three: with two, every picture that is relayed would come from the same worker.
+        *(provider(f"{place}-gpu", place) for place in ("frankfurt", "tokyo", "virginia")),
         client("asker", "frankfurt"),
     ),
     jobs=tuple(
