@@ -194,7 +194,8 @@ def jobs(
     if as_json:
         print_json(answer)
     elif answer["jobs"]:
-        console().print(jobs_table(answer["jobs"]))
+        screen = console()
+        screen.print(jobs_table(answer["jobs"], screen.width))
     else:
         print("No jobs yet.")
 
