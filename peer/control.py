@@ -18,10 +18,11 @@ from protocol.errors import RemoteProtocolError
 from protocol.wire.canonical import Value
 from protocol.wire.frames import FrameReader
 
+from .clock import now_us
 from .config import PeerConfig
 from .errors import CANCELLED, LOCAL_SETUP, NOBODY, UserError
 
-OnEvent = Callable[[str, dict[str, Any]], None]
+OnEvent = Callable[[str, dict[str, Any]], Any]
 
 MAX_CONTROL_BYTES = 1 << 20  # a frame: a picture travels in pieces of its own
 PIECE_BYTES = 512 * 1024
@@ -39,7 +40,13 @@ def socket_path(home: Path) -> Path:
 
 
 async def request(config: PeerConfig, kind: str, body: dict[str, Value], on_event: OnEvent) -> None:
-    """Asks the daemon of `config.home`, or, where none runs, a short-lived peer in this process; UserError."""
+    """Asks the daemon of `config.home`, or, where none runs, a short-lived peer in this process; UserError.
+
+    A caller that saves pictures says so in the body, "~saves": true; then `on_event` returns for each of them
+    {job, picture, start_us, us}: when it was written to disk, `us` nil if it could not be.
+    """
+    if kind == "render":
+        body = {"~asked_us": now_us(), **body}
     try:
         stream = await trio.open_unix_socket(str(socket_path(config.home)))
     except OSError:
@@ -120,16 +127,26 @@ def _first(error: BaseException) -> BaseException:
 async def _ask_own(config: PeerConfig, kind: str, body: dict[str, Value], on_event: OnEvent) -> None:
     """A short-lived peer: it joins, waits until it knows someone, asks, and leaves."""
     silent: OnEvent = lambda _kind, _body: None  # noqa: E731
+    asked_us = now_us()
     async with _running_node(config, silent) as service:
+        started_us = now_us()
         if config.join and kind in ("render", "swarm"):
             await _wait_known(service._node)
-        await service.handle(kind, body, on_event)
+
+        def emit(kind: str, fields: dict[str, Value]) -> None:
+            saved = on_event(kind, fields)
+            if saved is not None:
+                service.on_saved(saved)
+
+        if kind == "render":
+            starting: list[Value] = ["start_peer", asked_us, started_us - asked_us]
+            joining: list[Value] = ["join", started_us, now_us() - started_us]
+            body = {**body, "~spans": [starting, joining]}
+        await service.handle(kind, body, emit)
 
 
 async def _wait_known(node: Any) -> None:
     """Until a peer that renders is known with its distance, or the time for that is over."""
-    from .clock import now_us
-
     with trio.move_on_after(PEERS_WITHIN_S):
         while True:
             candidates = node.directory.candidates(now_us(), own=False)
@@ -161,7 +178,9 @@ async def _ask(stream: trio.SocketStream, kind: str, body: dict[str, Value], on_
                 continue
             if "file" in fields:
                 fields["file"], pieces = bytes(pieces), bytearray()
-            on_event(event, fields)
+            saved = on_event(event, fields)
+            if saved is not None:
+                await stream.send_all(_pack("saved", saved))
     raise UserError("The running peer stopped before it answered.", LOCAL_SETUP)
 
 
@@ -212,10 +231,14 @@ async def _answer(stream: trio.SocketStream, service: Any) -> None:
         outbox.close()
 
     async def hang_up(scope: trio.CancelScope) -> None:
+        reader = FrameReader(at_most_bytes=MAX_CONTROL_BYTES)
         try:
-            while await stream.receive_some(1024):
-                pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await stream.receive_some(1024):
+                for value in reader.feed_untrusted(bytes(data)):
+                    said, body = _split(value)
+                    if said == "saved":
+                        service.on_saved(body)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError):
             pass
         scope.cancel()
 

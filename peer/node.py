@@ -16,6 +16,7 @@ from protocol.wire.statement import KINDS, MAX_PROMPT_BYTES
 from protocol.wire.task import PROTOCOL as TASK_PROTOCOL
 
 from . import __version__
+from .asking import Attempt
 from .clock import now_us, wall_us
 from .config import PeerConfig
 from .errors import LOCAL_SETUP, UserError
@@ -28,7 +29,7 @@ from .network import CannotListen, HostConfig, HostError
 from .provider import Provider, Task
 from .renderer.client import Renderer
 from .renderer.devices import detect
-from .requester import Attempt, Requester
+from .requester import Requester
 from .store.digests import DigestCache
 from .store.identity import next_boot_epoch
 from .store.ledger import DifferentReceipt, Ledger, ReceiptRecord
@@ -268,6 +269,7 @@ async def open_node(
             await nursery.start(renderer.run)
             await nursery.start(gossip.run)
             await nursery.start(provider.run)
+            await nursery.start(requester.run)
             nursery.start_soon(join)
             on_event("listening", {"addresses": list(host.addresses), "join": list(host.addresses)})
             yield node

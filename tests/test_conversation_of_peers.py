@@ -10,11 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+import peer.check
 import peer.requester
+from peer.asking import JobFailed
 from peer.picture import strip
 from peer.provider import ORPHAN_AFTER_US
 from peer.renderer.client import RendererDied, RenderFailed
-from peer.requester import JobFailed
 from peer.task_stream import TaskStream
 from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role
 from protocol.wire.receipt import Settled, SignedReceipt
@@ -461,7 +462,7 @@ async def test_tasks_that_are_over_are_forgotten(autojump_clock, alice, near):
 async def measured(world, alice, near, stage, clock, monkeypatch):
     """One picture with `stage` delayed."""
     us = DELAY_ADDED_US
-    plan, check = peer.requester.plan, peer.requester.check_picture_untrusted
+    plan, check = peer.requester.plan, peer.check.check_picture_untrusted
 
     def slow(function, *args, **more):
         clock.jump(us / 1e6)
@@ -471,9 +472,13 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
         case "plan":
             monkeypatch.setattr(peer.requester, "plan", partial(slow, plan))
         case "check":
-            monkeypatch.setattr(peer.requester, "check_picture_untrusted", partial(slow, check))
+            monkeypatch.setattr(peer.check, "check_picture_untrusted", partial(slow, check))
         case "save":
             alice.save_us += us
+        case "submit":
+            return await alice.ask(asked_us=now_us() - us)
+        case "embed":
+            monkeypatch.setattr(peer.requester, "embed", partial(slow, peer.requester.embed))
         case "load_weights":
             near.renderer.load_us += us
         case "handoff":
@@ -491,7 +496,10 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
 
 @pytest.mark.parametrize(
     "stage",
-    ["plan", "offer", "load_weights", "handoff", *STAGES, "handback", "transfer", "check", "save"],
+    [
+        *("submit", "plan", "offer", "load_weights", "handoff", *STAGES, "handback"),
+        *("transfer", "check", "save", "embed"),
+    ],
 )
 async def test_a_delay_is_seen_in_the_span_of_its_stage_and_nowhere_else(
     autojump_clock, world, alice, near, stage, monkeypatch
@@ -516,6 +524,17 @@ async def test_opening_a_connection_is_the_span_dial(autojump_clock, world, alic
     world.network.cut(alice.id, near.id)
     drawn = await alice.ask()
     assert spans_us(drawn.timeline)["dial"] > usual + 80_000
+    assert well_accounted(drawn)
+
+
+async def test_an_attempt_that_gave_nothing_is_the_span_lost(autojump_clock, alice, near, far):
+    near.renderer.error = RendererDied("it was killed by SIGKILL")
+    near.renderer.stage_us["step"] = 5_000_000
+    drawn = await alice.ask()
+    assert providers(drawn, near, far)
+    spans = spans_us(drawn.timeline)
+    assert 5_000_000 < spans.pop("lost") < 5_100_000
+    assert sum(spans.values()) < 1_000_000
     assert well_accounted(drawn)
 
 

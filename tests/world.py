@@ -21,6 +21,8 @@ import peer.link
 import peer.provider
 import peer.requester
 import peer.task_stream
+from peer.asking import Asked as AskedAt
+from peer.asking import Events
 from peer.changed import Changed
 from peer.gossip import Gossip
 from peer.journal import Journal
@@ -28,7 +30,7 @@ from peer.link import BURST, BURST_EVERY_S, Links
 from peer.network import DialFailed, NotConnected, StreamLost
 from peer.provider import Provider
 from peer.renderer.client import RenderCancelled, Rendered, Step
-from peer.requester import Events, Requester
+from peer.requester import Requester
 from peer.store.ledger import Ledger, ReceiptRecord
 from protocol.policy.directory import Directory
 from protocol.policy.timeline import Timeline
@@ -475,17 +477,19 @@ class Peer:
     async def start(self):
         await self._world.nursery.start(self.gossip.run)
         await self._world.nursery.start(self.provider.run)
+        await self._world.nursery.start(self.requester.run)
 
     def close(self):
         if self._ledger is not None:
             self._ledger.close()
             self._file.close()
 
-    async def ask(self, wanted=None, *, remote=True, asked=None):
+    async def ask(self, wanted=None, *, remote=True, asked=None, asked_us=None):
         """The Picture, or JobFailed; what the person would be told is kept in `asked`."""
         asked = Asked() if asked is None else asked
+        at = AskedAt(now_us() if asked_us is None else asked_us)
         return await self.requester.render(
-            wanted or statement(), "job", remote=remote, events=asked.events(), asked_us=now_us()
+            wanted or statement(), "job", remote=remote, events=asked.events(), asked=at
         )
 
     def events(self, name):
@@ -577,6 +581,7 @@ class Asked:
     attempts: list = field(default_factory=list)
     told: list = field(default_factory=list)
     progress: list = field(default_factory=list)
+    drawn: list = field(default_factory=list)
     on_progress: object = lambda number, progress: None
 
     def events(self):
@@ -584,7 +589,9 @@ class Asked:
             self.progress.append(progress)
             self.on_progress(number, progress)
 
-        return Events(self.plans.append, self.attempts.append, self.told.append, progressed)
+        return Events(
+            self.plans.append, self.attempts.append, self.told.append, progressed, self.drawn.append
+        )
 
 
 class World:

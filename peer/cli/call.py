@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peer.config import PeerConfig
 
 Event = dict[str, Any]
-OnEvent = Callable[[str, Event], None]
+OnEvent = Callable[[str, Event], Any]
 
 
 def call(config: "PeerConfig", kind: str, body: Event, on_event: OnEvent) -> None:
