@@ -37,6 +37,7 @@ class SwarmConfig:
     providers: int | None = None
     home: Path | None = None  # None: a temporary folder that goes with the swarm, unless it failed
     models: tuple[Path, ...] = ()
+    command: tuple[str, ...] = (sys.executable, "-m", "peer")  # what `up` and its options follow
     ready_within_s: float = 60.0  # from the first start; a loaded two-core machine starts five peers in 15
     on_progress: Callable[[str], None] = _silent  # given whole sentences
 
@@ -201,7 +202,7 @@ def _start_peer(config: SwarmConfig, home: Path, index: int, join: str | None) -
     own_home = home / f"p{index}"
     journal = journals.Follower(own_home / journals.FILE)
     provides = index < config.providing
-    command = [sys.executable, "-m", "peer", "up", "--home", str(own_home), "--name", f"p{index}"]
+    command = [*config.command, "up", "--home", str(own_home), "--name", f"p{index}"]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0"]
     if join is not None:
         command += ["--join", join]

@@ -13,10 +13,14 @@ import trio
 
 from testnet import journals, processes
 from testnet.swarm import ROOT, Peer, Swarm, SwarmConfig, swarm
+from tests.relay import Relay
 
 pytestmark = pytest.mark.slow
 
 LONG = ["--steps", "150", "--seed", "7"]  # some five seconds of steps on one busy core
+RELAY_BYTES_PER_S = 150_000  # the picture takes three seconds
+LOST_AFTER_BYTES = 150_000
+LOSS_S = 2.0
 WITHIN_S = 120  # on two cores with everything else that tests run
 
 
@@ -100,6 +104,50 @@ async def test_a_renderer_that_is_killed_fails_its_task_and_its_peer_lives_on():
         assert "renderer" in summary["attempts"][0]["sentence"]
         status = await hit[0].run_cli(["swarm", "--json"])
         assert status.returncode == 0
+
+
+async def test_a_network_loss_of_two_seconds_in_a_transfer_costs_no_second_rendering():
+    relay = Relay(RELAY_BYTES_PER_S)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(relay.run)
+        command = (sys.executable, "-m", "tests.relayed_peer", str(relay.port))
+        async with swarm(SwarmConfig(peers=2, providers=1, command=command)) as running:
+            provider, requester = running.peers
+            port = int(provider.address.split("/")[4])
+            failed_at = []
+
+            async def lose_the_network() -> None:
+                await wait_entry([provider], "task_finished")
+                with trio.fail_after(WITHIN_S):
+                    await relay.wait_passed(port, relay.passed_bytes[port] + LOST_AFTER_BYTES)
+                relay.fail()
+                failed_at.append(relay.passed_bytes[port])
+                await trio.sleep(LOSS_S)
+                relay.up = True
+
+            nursery.start_soon(lose_the_network)
+            drawing = [
+                "render",
+                "a red circle on white",
+                "--remote",
+                "--json",
+                "--size",
+                "512",
+                "--steps",
+                "1",
+            ]
+            summary = summary_of(await requester.run_cli([*drawing, *out(requester)]))
+            told = [json.loads(line) for line in (provider.home / journals.FILE).read_text().splitlines()]
+            file_bytes = len(await trio.Path(summary["image"]).read_bytes())
+        nursery.cancel_scope.cancel()
+    events = [entry["event"] for entry in told]
+    assert events.count("task_accepted") == events.count("task_started") == 1
+    assert [entry["outcome"] for entry in told if entry["event"] == "task_finished"] == ["done"]
+    assert [attempt["outcome"] for attempt in summary["attempts"]] == ["done"]
+    assert summary["wall_us"] > LOSS_S * 1e6
+    assert (
+        relay.passed_bytes[port] - failed_at[0] < file_bytes
+    )  # not from its beginning, with all that is said beside
 
 
 async def test_ctrl_c_cancels_the_task_where_it_is_drawn():
