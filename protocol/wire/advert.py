@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
-from ..errors import MalformedMessage
-from .canonical import Value
+from ..errors import LocalProtocolError, MalformedMessage
+from .canonical import MAX_ITEMS, Value
 from .envelope import Domain, Envelope, open_untrusted, seal
 from .fields import U32, U64, Fields, plain
 from .hello import MAX_US, MODEL_ID_BYTES
@@ -15,6 +15,7 @@ SYNC_PROTOCOL = "/nearlight/adverts/1"
 KIND = "advert"
 MAX_ADVERT_BYTES = 4096
 MAX_SYNC_ADVERTS = 128  # adverts told to one peer on connect
+MAX_SYNC_KNOWN = MAX_ITEMS  # peers in one request: as many as one map may name
 MAX_ADDRESSES = 8
 MAX_ADDRESS_BYTES = 256
 MAX_DEVICES = 8
@@ -256,7 +257,12 @@ class SignedAdvert:
 
 
 def sync_request(known: dict[str, tuple[int, int]]) -> Value:
-    """Asks for the adverts that are newer than those we hold: ``known[peer id] = (boot_epoch, sequence)``."""
+    """Asks for the adverts that are newer than those we hold: ``known[peer id] = (boot_epoch, sequence)``.
+
+    LocalProtocolError beyond MAX_SYNC_KNOWN: nobody could read it.
+    """
+    if len(known) > MAX_SYNC_KNOWN:
+        raise LocalProtocolError(f"{len(known)} peers in a request, limit {MAX_SYNC_KNOWN}")
     return ["known", {peer: list(version) for peer, version in known.items()}]
 
 
