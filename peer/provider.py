@@ -4,14 +4,17 @@ import hashlib
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import trio
 
-from protocol.errors import MalformedMessage, RemoteProtocolError, UnknownCriticalField
+from protocol.errors import RemoteProtocolError, UnknownCriticalField
 from protocol.policy.prediction import SpeedBook, predict_own
 from protocol.policy.queue import Queue, Refused, Repeat, State
+from protocol.policy.streams import Streams
 from protocol.wire.advert import Limits
 from protocol.wire.conversation import ACK_WITHIN_US, HEARTBEAT_US, Conversation, Role
 from protocol.wire.hello import LiveState
@@ -35,11 +38,13 @@ from protocol.wire.task import (
     Resume,
     SettledMessage,
     Start,
+    TaskMessage,
 )
 from protocol.wire.transfer import Sender
 
 from .changed import Changed
 from .clock import now_us, wall_us
+from .groups import one_error
 from .link import Links, Session
 from .renderer.client import RenderCancelled, Rendered, Renderer, RendererDied, RenderFailed, Step
 from .store.models import LocalModel
@@ -48,7 +53,7 @@ from .task_stream import PeerLost, TaskStream, expect
 RETAIN_S = 600  # how long a result can be fetched again
 HELLO_WITHIN_S = 2.0
 SETTLE_WITHIN_S = 10.0
-MAX_OPEN_STREAMS = 64  # conversations at once, of all requesters
+RETIRE_EVERY_US = 600_000_000  # a model that needs more than the limit is not loaded again for each picture
 NOTHING = bytes(32)  # a hash of what there is none of
 
 
@@ -101,6 +106,7 @@ class Provider:
         on_receipt: Callable[[Task, bytes], Awaitable[None]],
         on_settled: Callable[[bytes, bytes], Awaitable[None]],
         journal: Callable[..., None],
+        memory_limit_bytes: int | None = None,
     ) -> None:
         self._private_key = private_key
         self._key = public_key_of(private_key)
@@ -120,8 +126,10 @@ class Provider:
         self._queue = Queue()
         self._tasks: dict[bytes, Task] = {}
         self._work = Changed()
-        self._streams = trio.CapacityLimiter(MAX_OPEN_STREAMS)
+        self._memory_limit_bytes = memory_limit_bytes
+        self._retired_us: int | None = None
         self.own_peer = links.own.peer
+        self._streams = Streams(self.own_peer)
 
     def live_state(self) -> LiveState:
         return LiveState(
@@ -133,51 +141,63 @@ class Provider:
         )
 
     def statistics(self) -> dict[str, int]:
-        return self._queue.statistics()
+        return self._queue.statistics() | self._streams.statistics()
 
     # the conversation
 
     async def serve(self, stream: Any, peer: str) -> None:
-        """One task stream that `peer` opened."""
-        try:
-            self._streams.acquire_on_behalf_of_nowait(stream)
-        except trio.WouldBlock:
+        """One task stream that `peer` opened; RemoteProtocolError where it says what it may not."""
+        number = self._streams.opened(peer, now_us())
+        if number is None:
             await trio.aclose_forcefully(stream)
             return
         talk = TaskStream(stream, Conversation(Role.PROVIDER))
         try:
-            with trio.move_on_after(HELLO_WITHIN_S) as opening:
-                session = await self._links.wait_session(peer, HELLO_WITHIN_S)
-                message = await talk.receive()
-            if opening.cancelled_caught:
-                raise PeerLost("nothing was asked in time")
-            heard_us = now_us()
-            expect(message, OfferMessage, Resume)
-            if isinstance(message, OfferMessage):
-                task = await self._offered(talk, session, message, heard_us)
-                offset = 0
-            else:
-                assert isinstance(message, Resume)
-                task = await self._resumed(talk, session, message, heard_us)
-                offset = message.offset
-            if task is not None:
-                await self._follow(talk, session, task, offset)
-        except* PeerLost:
+            await self._converse(talk, peer, number)
+        except PeerLost:
             pass  # it may come back for the result, which is retained
         finally:
-            self._streams.release_on_behalf_of(stream)
+            self._streams.closed(peer, number)
             await talk.aclose()
+
+    async def _converse(self, talk: TaskStream, peer: str, number: int) -> None:
+        message = await self._first_word(talk, peer, number)
+        heard_us = now_us()
+        session = await self._links.wait_session(peer, HELLO_WITHIN_S)
+        expect(message, OfferMessage, Resume)
+        offset = 0
+        if not self._streams.speaks(peer, number):
+            if isinstance(message, OfferMessage):
+                sentence = "This peer holds as many conversations as it can."
+                await self._refuse(talk, session, heard_us, "busy", sentence)
+            return
+        if isinstance(message, OfferMessage):
+            task = await self._offered(talk, session, message, heard_us)
+        else:
+            assert isinstance(message, Resume)
+            task = await self._resumed(talk, session, message, heard_us)
+            offset = message.offset
+        if task is not None:
+            await self._follow(talk, session, task, offset)
+
+    async def _first_word(self, talk: TaskStream, peer: str, number: int) -> TaskMessage:
+        """Of a stream that may have been opened ahead of its use; PeerLost when its time is up."""
+        while (left_us := self._streams.closes_us(peer, number) - now_us()) > 0:
+            with trio.move_on_after(left_us / 1e6):
+                return await talk.receive()
+        raise PeerLost("nothing was asked in time")
+
+    async def _refuse(
+        self, talk: TaskStream, session: Session, heard_us: int, code: str, sentence: str
+    ) -> None:
+        state = self.live_state() if self._providing else None
+        await talk.send(Refuse(code, sentence[:256], state, session.clock_us(heard_us), session.clock_us()))
+        self._journal("task_refused", peer=session.peer, code=code)
 
     async def _offered(
         self, talk: TaskStream, session: Session, message: OfferMessage, heard_us: int
     ) -> Task | None:
-        async def refuse(code: str, sentence: str) -> None:
-            state = self.live_state() if self._providing else None
-            await talk.send(
-                Refuse(code, sentence[:256], state, session.clock_us(heard_us), session.clock_us())
-            )
-            self._journal("task_refused", peer=session.peer, code=code)
-
+        refuse = partial(self._refuse, talk, session, heard_us)
         try:
             signed = SignedOffer.from_untrusted(message.envelope, network=self._network)
             check_addressed_untrusted(
@@ -193,11 +213,8 @@ class Provider:
         except ReplayedOffer as exc:
             await refuse("replayed", f"{exc}.")
             return None
-        except MalformedMessage as exc:
-            await refuse("unsupported", f"{exc}.")
-            return None
         offer, statement = signed.offer, signed.offer.statement
-        refusal = self._cannot(session.peer, statement)
+        refusal = self._cannot(session.peer, statement) or await self._cannot_draw(statement)
         if refusal is not None:
             await refuse(*refusal)
             return None
@@ -248,6 +265,16 @@ class Provider:
             return "too_large", f"This peer takes prompts of {limits.prompt_bytes} bytes at most."
         return None
 
+    async def _cannot_draw(self, statement: Statement) -> tuple[str, str] | None:
+        """What the model itself cannot do, known without loading it."""
+        model = self._models[statement.model]
+        failed = model.why_not(statement)
+        if failed is None and not model.surely_reads(statement):
+            failed = await trio.to_thread.run_sync(model.why_not_read, statement)
+        if failed is None:
+            return None
+        return "too_large" if failed.code == "prompt_too_long" else "unsupported", failed.sentence
+
     async def _resumed(
         self, talk: TaskStream, session: Session, message: Resume, heard_us: int
     ) -> Task | None:
@@ -295,20 +322,21 @@ class Provider:
 
         task.followers, task.dropped_at_us = task.followers + 1, None
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(hear)
-                await self._tell(talk, session, task)
-                if task.rendered is not None and not task.cancelled:
-                    await self._send_result(talk, session, task, offset, acks, heard)
-                if task.failed is not None:
-                    await talk.send(Failed(*task.failed, session.clock_us()))
-                else:
-                    while task.receipt is None:
-                        await task.changed.wait()
-                    await talk.send(ReceiptMessage(task.receipt.envelope.to_bytes(), session.clock_us()))
-                    with trio.move_on_after(SETTLE_WITHIN_S):
-                        await settled.wait()
-                nursery.cancel_scope.cancel()
+            with one_error(RemoteProtocolError, PeerLost):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(hear)
+                    await self._tell(talk, session, task)
+                    if task.rendered is not None and not task.cancelled:
+                        await self._send_result(talk, session, task, offset, acks, heard)
+                    if task.failed is not None:
+                        await talk.send(Failed(*task.failed, session.clock_us()))
+                    else:
+                        while task.receipt is None:
+                            await task.changed.wait()
+                        await talk.send(ReceiptMessage(task.receipt.envelope.to_bytes(), session.clock_us()))
+                        with trio.move_on_after(SETTLE_WITHIN_S):
+                            await settled.wait()
+                    nursery.cancel_scope.cancel()
         finally:
             task.followers -= 1
             if not task.followers:
@@ -374,6 +402,8 @@ class Provider:
         settled, envelope = Settled.from_untrusted(message.envelope, network=self._network)
         if envelope.signer != task.requester or settled.attempt != task.attempt:
             raise RemoteProtocolError("this SETTLED is for something else")
+        if task.receipt is None or settled.receipt != task.receipt.envelope.hash:
+            raise RemoteProtocolError("this SETTLED is for another receipt")
         await self._on_settled(task.attempt, envelope.to_bytes())
 
     # the work
@@ -398,7 +428,8 @@ class Provider:
                 if attempt is None:
                     await self._work.wait()
                     continue
-                await self._run_one(self._tasks[attempt])
+                await self._run_one(self._tasks[attempt], nursery)
+                await self._watch_memory()
 
     async def _sign_cancelled(self) -> None:
         """Receipts of what was cancelled in the queue, whatever runs meanwhile."""
@@ -407,45 +438,33 @@ class Provider:
             if task is None:
                 await self._work.wait()
             else:
-                await self._sign(task, "cancelled", None, 0)
+                began_us = now_us()
+                await self._keep(task, self._sign(task, "cancelled", began_us=began_us))
 
     def _cancelled_in_queue(self, task: Task) -> bool:
         return not task.over and self._queue.state(task.attempt) is State.CANCELLED
 
-    async def _run_one(self, task: Task) -> None:
+    async def _run_one(self, task: Task, nursery: trio.Nursery) -> None:
+        """Draws one; its receipt is stored while its bytes go and the next one is drawn."""
         statement, began_us = task.statement, now_us()
         task.spans.append(("wait", task.heard_us, began_us - task.heard_us))
         model = self._models[statement.model]
-        outcome, failed, steps_done, load_us = "failed", None, 0, 0
+        outcome, failed, steps_done, load_us = "cancelled", None, 0, 0
         rendered: Rendered | None = None
         try:
             if model.id not in self._renderer.resident:
                 task.phase = "weights"
                 task.changed.notify()
-                load_us = await self._renderer.load(Path(model.folder), model.id)
-                task.spans.append(("load_weights", began_us, now_us() - began_us))
+                task.spans.extend(await self._renderer.load(Path(model.folder), model.id, model.variant))
+                load_us = now_us() - began_us
                 self._speeds.on_load(self.own_peer, model.id, load_us)
                 self._on_capabilities()
             if not task.cancelled:
-                task.started = True
-                task.changed.notify()
-                self._journal("task_started", attempt=task.attempt.hex(), renderer=self._renderer.pid)
-                sent_us = now_us()
-                rendered = await self._renderer.render(
-                    task.attempt, model.id, statement.to_bytes(), lambda step: self._on_step(task, step)
-                )
-                back_us = now_us()
-                first_us = min(start for _, start, _ in rendered.spans)
-                last_us = max(start + us for _, start, us in rendered.spans)
-                task.spans.append(("handoff", sent_us, first_us - sent_us))
-                task.spans.extend(rendered.spans)
-                task.spans.append(("handback", last_us, back_us - last_us))
+                rendered = await self._render(task, model.id)
                 outcome, steps_done = "done", rendered.steps_done
                 self._learn(statement, rendered)
-            else:
-                outcome = "cancelled"
         except RenderCancelled as exc:
-            outcome, steps_done = "cancelled", exc.steps_done
+            steps_done = exc.steps_done
         except RenderFailed as exc:
             failed = (exc.code, exc.fault, exc.sentence)
         except RendererDied as exc:
@@ -453,14 +472,36 @@ class Provider:
             self._on_capabilities()
         self._queue.on_finished(task.attempt, now_us())
         if failed is not None:
-            task.failed = failed
-            task.changed.notify()
+            outcome, task.failed = "failed", failed
         else:
-            signing_us = now_us()
-            render_us = signing_us - began_us - load_us
             task.rendered = rendered
-            await self._sign(task, outcome, rendered, steps_done, load_us, max(0, render_us), began_us)
+            receipt = self._sign(task, outcome, rendered, steps_done, began_us=began_us, load_us=load_us)
+            nursery.start_soon(self._keep, task, receipt)
+        task.changed.notify()
         self._journal("task_finished", attempt=task.attempt.hex(), outcome=outcome, steps=steps_done)
+
+    async def _render(self, task: Task, model: bytes) -> Rendered:
+        sent_us = now_us()
+        rendered = await self._renderer.render(
+            task.attempt,
+            model,
+            task.statement.to_bytes(),
+            lambda step: self._on_step(task, step),
+            on_started=lambda: self._on_started(task),
+        )
+        back_us = now_us()
+        first_us = min(start for _, start, _ in rendered.spans)
+        last_us = max(start + us for _, start, us in rendered.spans)
+        task.spans.append(("handoff", sent_us, first_us - sent_us))
+        task.spans.extend(rendered.spans)
+        task.spans.append(("handback", last_us, back_us - last_us))
+        return rendered
+
+    def _on_started(self, task: Task) -> None:
+        """The renderer took it, and found nothing in it that it cannot do."""
+        task.started = True
+        task.changed.notify()
+        self._journal("task_started", attempt=task.attempt.hex(), renderer=self._renderer.pid)
 
     def _on_step(self, task: Task, step: Step) -> None:
         task.steps_done = step.step
@@ -485,16 +526,17 @@ class Provider:
             if new:
                 self._on_capabilities()
 
-    async def _sign(
+    def _sign(
         self,
         task: Task,
         outcome: str,
-        rendered: Rendered | None,
-        steps_done: int,
+        rendered: Rendered | None = None,
+        steps_done: int = 0,
+        *,
+        began_us: int,
         load_us: int = 0,
-        render_us: int = 0,
-        began_us: int | None = None,
-    ) -> None:
+    ) -> SignedReceipt:
+        """`began_us`: when it was taken up.  What its times count adds up to all since its offer was heard."""
         file_hash = hashlib.sha256(rendered.file).digest() if rendered else NOTHING
         receipt = Receipt(
             attempt=task.attempt,
@@ -509,15 +551,33 @@ class Provider:
             file_bytes=len(rendered.file) if rendered else 0,
             sigmas=rendered.sigmas if rendered else NOTHING,
             environment=self._renderer.environment[:128],
-            queue_us=(began_us or now_us()) - task.heard_us,
+            queue_us=began_us - task.heard_us,
             load_us=load_us,
-            render_us=render_us,
+            render_us=now_us() - began_us - load_us,
             finished_us=wall_us(),
             retain_s=RETAIN_S if rendered else 0,
         )
-        task.receipt = SignedReceipt.sign(receipt, network=self._network, private_key=self._private_key)
+        return SignedReceipt.sign(receipt, network=self._network, private_key=self._private_key)
+
+    async def _keep(self, task: Task, receipt: SignedReceipt) -> None:
+        """On disk first: a receipt that was sent is never forgotten."""
+        await self._on_receipt(task, receipt.envelope.to_bytes())
+        task.receipt = receipt
         task.changed.notify()
-        await self._on_receipt(task, task.receipt.envelope.to_bytes())
+
+    async def _watch_memory(self) -> None:
+        """Between two tasks: a renderer that has grown too large is replaced before the machine swaps."""
+        limit_bytes, last_us = self._memory_limit_bytes, self._retired_us
+        if limit_bytes is None or (last_us is not None and now_us() - last_us < RETIRE_EVERY_US):
+            return
+        renderer_bytes = self._renderer.memory_bytes()
+        own_bytes = psutil.Process().memory_info().rss
+        if renderer_bytes and renderer_bytes + own_bytes > limit_bytes:
+            self._retired_us = now_us()
+            mib = {"renderer_mib": renderer_bytes, "peer_mib": own_bytes, "limit_mib": limit_bytes}
+            self._journal("memory", **{name: size >> 20 for name, size in mib.items()})
+            await self._renderer.retire("it and its peer used more memory than they may")
+            self._on_capabilities()
 
     async def _tidy(self) -> None:
         """Lets go of results nobody can fetch any more, and stops work that nobody waits for."""

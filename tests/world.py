@@ -29,9 +29,11 @@ from peer.journal import Journal
 from peer.link import BURST, BURST_EVERY_S, Links
 from peer.network import DialFailed, NotConnected, StreamLost
 from peer.provider import Provider
+from peer.renderer.abilities import Abilities, Reader
 from peer.renderer.client import RenderCancelled, Rendered, Step
 from peer.requester import Requester
 from peer.store.ledger import Ledger, ReceiptRecord
+from peer.store.models import LocalModel
 from protocol.policy.directory import Directory
 from protocol.policy.timeline import Timeline
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert
@@ -46,6 +48,7 @@ NETWORK = "world"
 MODEL, OTHER_MODEL = b"m" * 32, b"o" * 32
 LIMITS = Limits(pixels=2048 * 2048, steps=200, prompt_bytes=8192, queue=16)
 DELAY_US = 1_000  # one way, between two peers of which nothing else is said
+READERS = (Reader(77, lambda text: 2 + len(text.split())),)  # a token for each word, and the end marks
 STAGES = ("noise", "encode_prompt", "step", "decode", "encode_image")
 
 
@@ -331,7 +334,10 @@ class FakeRenderer:
     def __init__(self):
         self.environment, self.pid, self.restarts = "fake", None, 0
         self.resident = ()
-        self.load_us = 50_000
+        self.load_us, self.start_us = 50_000, 30_000
+        self.running = False  # its process
+        self.refuses = None  # raised before it starts
+        self.used_bytes, self.retired = None, []
         self.stage_us = {
             "noise": 100,
             "encode_prompt": 5_000,
@@ -347,14 +353,27 @@ class FakeRenderer:
         self.prompts = []
         self._cancels = {}
 
-    async def load(self, folder, model):
+    async def load(self, folder, model, variant=""):
         if model in self.resident:
-            return 0
+            return ()
+        began_us, spans = now_us(), []
+        if not self.running:
+            await trio.sleep(self.start_us / 1e6)
+            spans.append(("start_renderer", began_us, now_us() - began_us))
+            self.running, began_us = True, now_us()
         await trio.sleep(self.load_us / 1e6)
         self.resident = (*self.resident, model)
-        return self.load_us
+        return (*spans, ("load_weights", began_us, now_us() - began_us))
 
-    async def render(self, task, model, statement_bytes, on_step, *, preview=True):
+    def memory_bytes(self):
+        return self.used_bytes
+
+    async def retire(self, why):
+        self.retired.append(why)
+        self.resident, self.running = (), False
+        await trio.lowlevel.checkpoint()
+
+    async def render(self, task, model, statement_bytes, on_step, *, on_started=lambda: None, preview=True):
         wanted = Statement.from_untrusted(statement_bytes)
         self.prompts.append(wanted.prompt)
         stop = self._cancels[task] = trio.Event()
@@ -371,6 +390,9 @@ class FakeRenderer:
 
         try:
             await trio.sleep(self.handoff_us / 1e6)
+            if self.refuses is not None:
+                raise self.refuses
+            on_started()
             await stage("noise")
             await stage("encode_prompt")
             for step in range(1, wanted.steps + 1):
@@ -406,6 +428,10 @@ class FakeModel:
 
     id: bytes
     folder: Path = Path("model")
+    variant: str = ""
+    abilities: Abilities = field(default_factory=lambda: Abilities("sd", 8, 1000, True, READERS))
+
+    why_not, surely_reads, why_not_read = LocalModel.why_not, LocalModel.surely_reads, LocalModel.why_not_read
 
 
 class Peer:
