@@ -91,7 +91,8 @@ def door(monkeypatch):
     fake = types.ModuleType("peer.control")
     fake.events, fake.error, fake.asked, fake.answers = [], None, [], []
 
-    async def request(config, kind, body, on_event):
+    async def request(config, kind, body, on_event, *, settings):
+        fake.settings = settings
         fake.asked.append((kind, body))
         fake.config = config
         for event_kind, event in fake.events:
@@ -152,6 +153,14 @@ def test_a_render_saves_the_picture_and_says_where_the_time_went(peer, door, tmp
         "count": 1,
         "remote": False,
     }
+
+
+def test_a_running_peer_is_told_from_one_that_takes_the_settings(peer, door):
+    door.events = [JOB, picture(), FINISHED]
+    peer("render", "x", "--device", "cpu", "--network", "art")
+    assert door.settings == ["--device", "--network"]
+    peer("render", "y")
+    assert door.settings == []
 
 
 def test_json_ends_with_one_object_about_the_saved_file(peer, door, tmp_path):
@@ -359,7 +368,7 @@ def test_sizes_and_guidance():
 def test_ctrl_c_cancels_once_and_says_so(peer, door, monkeypatch, tmp_path):
     closed = []
 
-    async def request(config, kind, body, on_event):
+    async def request(config, kind, body, on_event, **_):
         on_event(*JOB)
         on_event(*picture())
         os.kill(os.getpid(), signal.SIGINT)
@@ -592,7 +601,7 @@ def test_progress_in_a_terminal_is_one_line_with_a_preview(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "40")
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    with Live(1, quiet=False) as live:
+    with Live(1) as live:
         assert live.line().startswith("choosing a peer")
         live.on_attempt(0, "linden", 210_000)
         assert live.line().startswith("asking linden")
@@ -609,7 +618,7 @@ def test_progress_in_a_terminal_is_one_line_with_a_preview(monkeypatch):
 
 def test_nothing_moves_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr("sys.stderr", plain_file := io.StringIO())
-    with Live(1, quiet=False) as live:
+    with Live(1) as live:
         live.on_progress(0, PROGRESS[1])
     assert plain_file.getvalue() == ""
 

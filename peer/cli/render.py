@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from peer.errors import JOB_FAILED, UserError
@@ -19,13 +20,23 @@ if TYPE_CHECKING:
     from peer.config import PeerConfig
 
 
-def render(config: "PeerConfig", body: dict[str, Any], into: Destination, *, as_json: bool) -> None:
-    """UserError unless every picture was drawn, checked and saved; those that were are kept."""
+def render(
+    config: "PeerConfig",
+    body: dict[str, Any],
+    into: Destination,
+    *,
+    as_json: bool,
+    settings: Sequence[str] = (),
+) -> None:
+    """UserError unless every picture was drawn, checked and saved; those that were are kept.
+
+    `settings`: the flags given that a running peer does not heed.
+    """
     body = {**body, "~asked_us": _now_us(), "~saves": True}
-    with Live(body["count"], quiet=as_json) as live:
+    with Live(body["count"]) as live:
         run = _Run(live, into, as_json)
         try:
-            call(config, "render", body, run.on_event)
+            call(config, "render", body, run.on_event, settings=settings)
         except UserError as exc:
             if not run.summaries:
                 raise
