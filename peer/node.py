@@ -28,7 +28,7 @@ from .link import Links
 from .network import CannotListen, HostConfig, HostError
 from .provider import Provider, Task
 from .renderer.client import Renderer
-from .renderer.devices import detect
+from .renderer.devices import detect, total_memory_bytes
 from .requester import Requester
 from .store.digests import DigestCache
 from .store.identity import next_boot_epoch
@@ -247,6 +247,7 @@ async def open_node(
                 on_receipt=keep_provided,
                 on_settled=keep_settled,
                 journal=journal_write,
+                memory_limit_bytes=total_memory_bytes() * config.memory_percent // 100,
             )
             requester = Requester(
                 host,
