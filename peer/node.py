@@ -34,6 +34,7 @@ from .store.digests import DigestCache
 from .store.identity import next_boot_epoch
 from .store.ledger import DifferentReceipt, Ledger, ReceiptRecord
 from .store.models import LocalModel, ModelError, reference_model_folder, scan_folder
+from .store.speeds import keep, remember
 
 ADVERT_LIFETIME_S = 180  # three missed adverts
 LIMITS = Limits(pixels=2048 * 2048, steps=200, prompt_bytes=MAX_PROMPT_BYTES, queue=16)
@@ -91,6 +92,8 @@ async def open_node(
     directory = Directory(own_peer)
     device = _chosen(config.device, devices)
     renderer = Renderer(device)
+    speeds_of = " ".join([device, *(each.name for each in _used(devices, device)[:1])])
+    await trio.to_thread.run_sync(remember, ledger, speeds_of, directory.speeds, own_peer)
     sequence = 0
     known_with_rtt: set[str] = set()
 
@@ -113,6 +116,11 @@ async def open_node(
             models=tuple(_offered(model, directory, renderer, own_peer) for model in models.values()),
             limits=LIMITS,
         )
+
+    def on_capabilities() -> None:
+        """A model was loaded or drawn with for the first time, or is no longer loaded."""
+        gossip.renew()
+        nursery.start_soon(trio.to_thread.run_sync, keep, ledger, speeds_of, directory.speeds, own_peer)
 
     def on_connected(peer: str) -> None:
         directory.on_connected(peer)
@@ -243,7 +251,7 @@ async def open_node(
                 providing=config.provide,
                 precisions=frozenset(dtype for each in _used(devices, device) for dtype in each.dtypes),
                 speeds=directory.speeds,
-                on_capabilities=gossip.renew,
+                on_capabilities=on_capabilities,
                 on_receipt=keep_provided,
                 on_settled=keep_settled,
                 journal=journal_write,
@@ -274,6 +282,7 @@ async def open_node(
             nursery.start_soon(join)
             on_event("listening", {"addresses": list(host.addresses), "join": list(host.addresses)})
             yield node
+            await trio.to_thread.run_sync(keep, ledger, speeds_of, directory.speeds, own_peer)
             journal_write("stopped")
             nursery.cancel_scope.cancel()
     except* CannotListen as group:
@@ -341,4 +350,5 @@ def _offered(model: LocalModel, directory: Directory, renderer: Renderer, own_pe
         native=model.native,
         load_us=learned.load_us.get(model.id) if learned else None,
         speeds=tuple(speeds[-MAX_ADVERTISED_SPEEDS:]),
+        total_bytes=sum(file.bytes for file in model.manifest.files),
     )

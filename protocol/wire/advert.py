@@ -111,6 +111,7 @@ class OfferedModel:
     native: tuple[int, int]  # width, height in px
     load_us: int | None  # from disk to resident, as measured; None: not measured yet
     speeds: tuple[Speed, ...]  # empty: not measured yet
+    total_bytes: int | None = None  # of its files; None: not told
 
     def to_value(self) -> Value:
         return {
@@ -121,6 +122,7 @@ class OfferedModel:
             "native": list(self.native),
             "load_us": self.load_us,
             "speeds": [speed.to_value() for speed in self.speeds],
+            "~bytes": self.total_bytes,
         }
 
     @classmethod
@@ -133,6 +135,7 @@ class OfferedModel:
             native=_pair(fields.value("native"), 1, MAX_SIDE_PX),
             load_us=fields.maybe("load_us", lambda key: fields.integer(key, 0, MAX_US)),
             speeds=tuple(Speed.from_fields(item) for item in fields.each("speeds", at_most=MAX_SPEEDS)),
+            total_bytes=fields.maybe("~bytes", lambda key: fields.integer(key, 0, U64)),
         )
         fields.end()
         return model
