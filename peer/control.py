@@ -8,7 +8,7 @@ import stat
 import struct
 import tempfile
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def socket_path(home: Path) -> Path:
 async def request(
     config: PeerConfig,
     kind: str,
-    body: dict[str, Value],
+    body: Mapping[str, Value],
     on_event: OnEvent,
     *,
     settings: Sequence[str] = (),
@@ -56,8 +56,7 @@ async def request(
     A caller that saves pictures says so in the body, "~saves": true; then `on_event` returns for each of them
     {job, picture, start_us, us}: when it was written to disk, `us` nil if it could not be.
     """
-    if kind == "render":
-        body = {"~asked_us": now_us(), **body}
+    body = {"~asked_us": now_us(), **body} if kind == "render" else dict(body)
     try:
         stream = await trio.open_unix_socket(str(socket_path(config.home)))
     except OSError:
