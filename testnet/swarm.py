@@ -1,5 +1,6 @@
 """A swarm of real peers: N `python -m peer up` processes on loopback that all know each other."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -133,7 +134,7 @@ async def run_peer_command(
         done = await trio.run_process(
             [sys.executable, "-m", "peer", *arguments],
             cwd=ROOT,
-            env=processes.environment(),
+            env=processes.environment() | _screen(),
             stdout=out,
             stderr=None if show_progress else err,
             check=False,
@@ -144,6 +145,11 @@ async def run_peer_command(
         return subprocess.CompletedProcess(
             done.args, done.returncode, out.read().decode(), err.read().decode(errors="replace")
         )
+
+
+def _screen() -> dict[str, str]:
+    """What it prints is shown by us: as wide as our terminal, if we have one."""
+    return {"COLUMNS": str(os.get_terminal_size(1).columns)} if os.isatty(1) else {}
 
 
 @asynccontextmanager

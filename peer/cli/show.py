@@ -5,6 +5,7 @@ Words of other peers are stripped of everything a terminal obeys, and never read
 
 import json
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -152,7 +153,7 @@ def say(words: str, indent: str = "") -> None:
     print(
         textwrap.fill(
             words,
-            max(MIN_WRAPPED_CHARS, console().width),
+            max(MIN_WRAPPED_CHARS, shutil.get_terminal_size().columns),
             initial_indent=indent,
             subsequent_indent=indent + "  ",
             break_long_words=False,
