@@ -350,5 +350,5 @@ def _offered(model: LocalModel, directory: Directory, renderer: Renderer, own_pe
         native=model.native,
         load_us=learned.load_us.get(model.id) if learned else None,
         speeds=tuple(speeds[-MAX_ADVERTISED_SPEEDS:]),
-        total_bytes=sum(file.bytes for file in model.manifest.files),
+        total_bytes=model.bytes,
     )

@@ -12,7 +12,7 @@ import psutil
 import trio
 
 from protocol.errors import RemoteProtocolError, UnknownCriticalField
-from protocol.policy.prediction import SpeedBook, predict_own
+from protocol.policy.prediction import SpeedBook, predict_own, promised_load_us
 from protocol.policy.queue import Queue, Refused, Repeat, State
 from protocol.policy.streams import Streams
 from protocol.wire.advert import Limits
@@ -65,7 +65,7 @@ class Task:
     requester: str
     statement: Statement
     heard_us: int
-    load_us: int  # predicted
+    load_us: int  # promised: what is predicted, and more
     step_us: int  # predicted
     changed: Changed = field(default_factory=Changed)
     phase: str = "queue"
@@ -220,7 +220,10 @@ class Provider:
             return None
         model = self._models[statement.model]
         load_us, step_us, fixed_us = predict_own(
-            self._speeds.of(self.own_peer), statement, resident=model.id in self._renderer.resident
+            self._speeds.of(self.own_peer),
+            statement,
+            resident=model.id in self._renderer.resident,
+            model_bytes=model.bytes,
         )
         cost_us = load_us + fixed_us + step_us * statement.steps
         verdict = self._queue.offer(offer.attempt, session.peer, cost_us, offer.max_wait_us, now_us())
@@ -235,7 +238,13 @@ class Provider:
             wait_us = self._queue.wait_of_us(offer.attempt, now_us()) or 0
         else:
             task = Task(
-                offer.attempt, session.peer, statement, heard_us, load_us, step_us, dropped_at_us=heard_us
+                offer.attempt,
+                session.peer,
+                statement,
+                heard_us,
+                promised_load_us(load_us),
+                step_us,
+                dropped_at_us=heard_us,
             )
             self._tasks[offer.attempt] = task
             wait_us = verdict.wait_us
@@ -319,6 +328,7 @@ class Provider:
                 elif isinstance(message, SettledMessage):
                     await self._settle(task, message)
                     settled.set()
+                    heard.notify()
 
         task.followers, task.dropped_at_us = task.followers + 1, None
         try:
@@ -327,13 +337,15 @@ class Provider:
                     nursery.start_soon(hear)
                     await self._tell(talk, session, task)
                     if task.rendered is not None and not task.cancelled:
-                        await self._send_result(talk, session, task, offset, acks, heard)
+                        await self._send_result(talk, session, task, offset, acks, heard)  # up to its last byte
                     if task.failed is not None:
                         await talk.send(Failed(*task.failed, session.clock_us()))
                     else:
                         while task.receipt is None:
                             await task.changed.wait()
                         await talk.send(ReceiptMessage(task.receipt.envelope.to_bytes(), session.clock_us()))
+                        while acks and not acks[0].done and not settled.is_set():
+                            await self._wait_ack(heard)
                         with trio.move_on_after(SETTLE_WITHIN_S):
                             await settled.wait()
                     nursery.cancel_scope.cancel()
@@ -387,16 +399,20 @@ class Provider:
         )
         sender = Sender(len(rendered.file), offset=offset, now_us=now_us())
         acks.append(sender)
-        while not sender.done:
+        while offset < len(rendered.file):
             piece = sender.next_chunk(now_us())
             if piece is None:
-                with trio.move_on_after(ACK_WITHIN_US / 1e6) as quiet:
-                    await heard.wait()
-                if quiet.cancelled_caught:  # `hear` has been reading since before an ack was owed
-                    raise PeerLost("no acknowledgement came in time")
+                await self._wait_ack(heard)
                 continue
             start, size = piece
-            await talk.send(Chunk(start, rendered.file[start : start + size]))
+            offset = start + size
+            await talk.send(Chunk(start, rendered.file[start:offset]))
+
+    async def _wait_ack(self, heard: Changed) -> None:
+        with trio.move_on_after(ACK_WITHIN_US / 1e6) as quiet:
+            await heard.wait()
+        if quiet.cancelled_caught:  # `hear` has been reading since before an ack was owed
+            raise PeerLost("no acknowledgement came in time")
 
     async def _settle(self, task: Task, message: SettledMessage) -> None:
         settled, envelope = Settled.from_untrusted(message.envelope, network=self._network)

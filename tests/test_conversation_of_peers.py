@@ -359,7 +359,7 @@ async def test_what_does_not_hold_is_drawn_by_another(autojump_clock, world, ali
 PICTURES = {
     "a bomb": (lambda it: replace(it, file=bomb()), "exactly"),
     "a picture of another size": (lambda it: replace(it, file=picture(72, 64, 1)[0]), "72x64"),
-    "no picture": (lambda it: replace(it, file=b"GIF89a"), "not a PNG"),
+    "no picture": (lambda it: replace(it, file=b"GIF89a"), "no PNG file"),
     "other pixels than it signed": (lambda it: replace(it, pixels=bytes(32)), "other pixels"),
 }
 
@@ -815,6 +815,22 @@ async def test_bytes_go_while_the_receipt_is_stored_and_the_receipt_after_it(
     assert well_accounted(drawn)
 
 
+async def test_the_receipt_follows_the_last_byte_and_waits_for_no_acknowledgement(
+    autojump_clock, world, alice, far
+):
+    heard = Heard(world)
+    wanted = statement(**LARGE)
+    drawn = await alice.ask(wanted)
+    await trio.sleep(1)
+    said = [(source, message.KIND) for source, message in heard.messages]
+    receipt = said.index((far.id, "receipt"))
+    assert said[receipt - 1] == (far.id, "chunk")
+    assert (alice.id, "ack") in said[receipt:]  # of chunks that were under way
+    assert strip(drawn.file)[0] == picture(512, 512, wanted.seed)[0]
+    assert far.settled
+    assert alice.host.errors == far.host.errors == []
+
+
 # streams opened ahead
 
 
@@ -866,3 +882,14 @@ async def test_a_renderer_that_grew_too_large_is_replaced_between_tasks(autojump
     await trio.sleep(600)
     await alice.ask()
     assert len(near.renderer.retired) == 2
+
+
+async def test_a_load_that_takes_twice_as_long_as_the_last_one_is_waited_for(
+    autojump_clock, alice, near, far
+):
+    near.renderer.load_us = 4_000_000
+    near.renderer.resident = ()
+    await alice.ask()
+    near.renderer.load_us = 10_000_000
+    near.renderer.resident = ()
+    assert providers(await alice.ask(), near)

@@ -13,6 +13,7 @@ from protocol.policy.prediction import (
     SpeedBook,
     predict,
     predict_own,
+    promised_load_us,
     unknown_load_us,
 )
 from protocol.policy.rtt import Rtt
@@ -126,10 +127,16 @@ def test_a_small_model_that_nobody_measured_is_predicted_to_take_seconds_not_a_q
     assert 3 * S < cold.total_us < 5 * S  # 4.6 s were measured of the reference model
 
 
-def test_what_a_provider_promises_of_a_load_it_never_measured_is_on_the_safe_side():
+def test_a_provider_expects_of_a_load_what_it_measured_and_promises_more():
+    book = SpeedBook()
     for size in (None, 24_000_000, 14_000_000_000):
-        load_us, _, _ = predict_own(None, statement(), resident=False, model_bytes=size)
-        assert load_us >= max(UNKNOWN_LOAD_US, 3 * unknown_load_us(size) if size else 0)
+        expected_us, _, _ = predict_own(book.of("me"), statement(), resident=False, model_bytes=size)
+        assert expected_us == unknown_load_us(size)
+    book.on_load("me", MODEL, 7 * S)
+    expected_us, _, _ = predict_own(book.of("me"), statement(), resident=False, model_bytes=24_000_000)
+    assert expected_us == 7 * S
+    assert promised_load_us(expected_us) == 21 * S
+    assert promised_load_us(0) == 0
 
 
 def test_a_claim_at_another_size_is_scaled_by_pixels_and_less_certain():

@@ -429,6 +429,7 @@ class FakeModel:
     id: bytes
     folder: Path = Path("model")
     variant: str = ""
+    bytes: int = 24_000_000
     abilities: Abilities = field(default_factory=lambda: Abilities("sd", 8, 1000, True, READERS))
 
     why_not, surely_reads, why_not_read = LocalModel.why_not, LocalModel.surely_reads, LocalModel.why_not_read

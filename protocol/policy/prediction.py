@@ -16,7 +16,7 @@ UNKNOWN_WAIT_US = 100_000  # nobody told how busy it is: not counted, but uncert
 UNKNOWN_LOAD_US = 10_000_000  # of a model of which not even the size is known
 RENDERER_START_US = 3_000_000  # importing torch and diffusers: 2.5-3.5 s measured on two cores
 UNKNOWN_LOAD_BYTES_PER_S = 200_000_000  # safetensors from a SATA disk into memory, checked: 150-400 MB/s
-LOAD_PROMISE = 3  # times the guess: a provider that was slow to load for the first time is not lost
+LOAD_PROMISE = 3  # times what is expected: 17 s of a load on an idle machine were 25 s on a busy one
 UNKNOWN_FIXED_US = 1_000_000
 UNKNOWN_STEP_US_PER_MEGAPIXEL = {
     "cpu": 20_000_000,
@@ -332,18 +332,19 @@ def _mean(old: int | None, new: int) -> int:
 def predict_own(
     learned: Learned | None, statement: Statement, *, resident: bool, model_bytes: int | None = None
 ) -> tuple[int, int, int]:
-    """(load_us, step_us, fixed_us) that a provider expects of a task on its own renderer.
-
-    What it never measured it states on the safe side: its word becomes the requester's deadline for START.
-    """
+    """(load_us, step_us, fixed_us) that a provider expects of a task on its own renderer."""
     load_us = 0
     if not resident:
-        load_us = (learned.load_us.get(statement.model) if learned else None) or max(
-            UNKNOWN_LOAD_US, LOAD_PROMISE * unknown_load_us(model_bytes)
-        )
+        measured_us = learned.load_us.get(statement.model) if learned else None
+        load_us = measured_us or unknown_load_us(model_bytes)
     found = learned.nearest(statement.model, statement.precision, statement.pixels) if learned else None
     if found is None:
         slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
         return load_us, max(1, slowest_us * statement.pixels // 1_000_000), UNKNOWN_FIXED_US
     pixels, step_us, fixed_us = found
     return load_us, max(1, step_us * statement.pixels // pixels), fixed_us * statement.pixels // pixels
+
+
+def promised_load_us(expected_us: int) -> int:
+    """What a provider says in ACCEPT of a load: the requester's deadline for START, so on the safe side."""
+    return LOAD_PROMISE * expected_us
