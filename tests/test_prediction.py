@@ -132,10 +132,11 @@ def test_a_provider_expects_of_a_load_what_it_measured_and_promises_more():
     for size in (None, 24_000_000, 14_000_000_000):
         expected_us, _, _ = predict_own(book.of("me"), statement(), resident=False, model_bytes=size)
         assert expected_us == unknown_load_us(size)
-    book.on_load("me", MODEL, 7 * S)
+    book.on_load("me", MODEL, 20 * S)
     expected_us, _, _ = predict_own(book.of("me"), statement(), resident=False, model_bytes=24_000_000)
-    assert expected_us == 7 * S
-    assert promised_load_us(expected_us) == 21 * S
+    assert expected_us == 20 * S
+    assert promised_load_us(expected_us) == 60 * S
+    assert promised_load_us(1) == module.LEAST_LOAD_PROMISE_US
     assert promised_load_us(0) == 0
 
 
