@@ -337,7 +337,9 @@ class Provider:
                     nursery.start_soon(hear)
                     await self._tell(talk, session, task)
                     if task.rendered is not None and not task.cancelled:
-                        await self._send_result(talk, session, task, offset, acks, heard)  # up to its last byte
+                        await self._send_result(
+                            talk, session, task, offset, acks, heard
+                        )  # up to its last byte
                     if task.failed is not None:
                         await talk.send(Failed(*task.failed, session.clock_us()))
                     else:
@@ -397,7 +399,8 @@ class Provider:
                 sent_us=session.clock_us(),
             )
         )
-        sender = Sender(len(rendered.file), offset=offset, now_us=now_us())
+        min_rtt_us = self._links.min_rtt_us(session.peer)
+        sender = Sender(len(rendered.file), offset=offset, min_rtt_us=min_rtt_us, now_us=now_us())
         acks.append(sender)
         while offset < len(rendered.file):
             piece = sender.next_chunk(now_us())
