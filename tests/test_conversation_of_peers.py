@@ -321,7 +321,7 @@ def flipped(data):
 
 
 def bomb():
-    """A PNG of 64x64 whose pixels unpack to 50 MB."""
+    """A PNG of 64x64 whose pixels unpack to 10 MB."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -493,6 +493,8 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
             monkeypatch.setattr(peer.check, "check_picture_untrusted", partial(slow, check))
         case "save":
             alice.save_us += us
+        case "sign":
+            monkeypatch.setattr(near.provider, "_sign", partial(slow, near.provider._sign))
         case "submit":
             return await alice.ask(asked_us=now_us() - us)
         case "embed":
@@ -515,7 +517,7 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
 @pytest.mark.parametrize(
     "stage",
     [
-        *("submit", "plan", "offer", "load_weights", "handoff", *STAGES, "handback"),
+        *("submit", "plan", "offer", "load_weights", "handoff", *STAGES, "handback", "sign"),
         *("transfer", "check", "save", "embed"),
     ],
 )
