@@ -133,10 +133,10 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _ask_own(config: PeerConfig, kind: str, body: dict[str, Value], on_event: OnEvent) -> None:
+async def _ask_own(config: PeerConfig, kind: str, body: dict[str, Any], on_event: OnEvent) -> None:
     """A short-lived peer: it joins, waits until it knows someone, asks, and leaves."""
     silent: OnEvent = lambda _kind, _body: None  # noqa: E731
-    asked_us = now_us()
+    asked_us: int = body.get("~asked_us", now_us())
     async with _running_node(config, silent) as service:
         started_us = now_us()
         if config.join and kind in ("render", "swarm"):

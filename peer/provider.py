@@ -495,6 +495,9 @@ class Provider:
         else:
             task.rendered = rendered
             receipt = self._sign(task, outcome, rendered, steps_done, began_us=began_us, load_us=load_us)
+            if rendered is not None:
+                _, start_us, us = task.spans[-1]
+                task.spans.append(("sign", start_us + us, now_us() - start_us - us))
             nursery.start_soon(self._keep, task, receipt)
         task.changed.notify()
         self._journal("task_finished", attempt=task.attempt.hex(), outcome=outcome, steps=steps_done)

@@ -28,6 +28,7 @@ ADVICE = {
     "load_adapter": "loading an adapter; while it stays loaded, the next picture does without",
     "handoff": "handing the task to the renderer's process",
     "handback": "taking the picture back from the renderer's process",
+    "sign": "hashing the picture and signing its receipt",
     "lost": "attempts that gave no picture; `attempts` says what became of each",
     "transfer": "moving the picture; a nearer provider or a faster link shortens it",
     "check": "checking signature, file and pixels",
