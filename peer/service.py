@@ -16,7 +16,7 @@ import trio
 from protocol.errors import MalformedMessage
 from protocol.policy.prediction import Candidate
 from protocol.policy.selection import Plan
-from protocol.policy.timeline import Timeline
+from protocol.policy.timeline import Timeline, duration
 from protocol.wire.advert import OfferedModel
 from protocol.wire.canonical import Value
 from protocol.wire.fields import Fields
@@ -430,7 +430,7 @@ def _asked(fields: Fields, now_us: int) -> Asked:
 
 def _compared(timeline: Timeline, plan: Plan) -> list[str]:
     predicted = plan.ranked[0].predicted_us
-    return [f"Predicted {predicted / 1e3:.0f} ms; it took {timeline.wall_us / 1e3:.0f} ms."]
+    return [f"Predicted {duration(predicted)}; it took {duration(timeline.wall_us)}."]
 
 
 def _of_batch(statement: Statement, index: int) -> Statement:

@@ -48,7 +48,9 @@ async def render_while(swarm: Swarm, happens) -> subprocess.CompletedProcess:
 
     async def render() -> None:
         results.append(
-            await requester.run_cli(["render", "a red circle on white", "--remote", "--json", *LONG])
+            await requester.run_cli(
+                ["render", "a red circle on white", "--remote", "--json", *out(requester), *LONG]
+            )
         )
 
     async with trio.open_nursery() as nursery:
