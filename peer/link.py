@@ -125,6 +125,11 @@ class Links:
         """The session with `peer`, once it has said hello."""
         return self.own if peer == self._host.peer_id else self._sessions.get(peer)
 
+    def min_rtt_us(self, peer: str) -> int | None:
+        """The distance to a peer, once it has answered a ping."""
+        rtt = self._directory.rtt(peer)
+        return rtt.min_us if rtt else None
+
     async def wait_session(self, peer: str, within_s: float) -> Session:
         """PeerLost if it does not say hello in time: slow, or gone."""
         with trio.move_on_after(within_s):
