@@ -1,7 +1,9 @@
-"""One error instead of the group that a nursery makes of it."""
+"""What is in the groups that nurseries make of errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from protocol.errors import RemoteProtocolError, UnknownCriticalField
 
 
 @contextmanager
@@ -14,6 +16,13 @@ def one_error(*kinds: type[Exception]) -> Iterator[None]:
         if others is not None:
             raise
         raise next(error for kind in kinds if (error := _first(group, kind))) from None
+
+
+def is_their_fault(error: BaseException) -> bool:
+    """A peer did what it may not: alone or in a group.  A field of the future is nobody's fault.  (README section 11.)"""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_their_fault, error.exceptions))
+    return isinstance(error, RemoteProtocolError) and not isinstance(error, UnknownCriticalField)
 
 
 def _first(group: BaseExceptionGroup[BaseException], kind: type[Exception]) -> BaseException | None:

@@ -21,6 +21,7 @@ from .clock import now_us, wall_us
 from .config import PeerConfig
 from .errors import LOCAL_SETUP, UserError
 from .gossip import Gossip
+from .groups import is_their_fault
 from .host import Host, open_host
 from .journal import FILE as JOURNAL_FILE
 from .journal import Journal
@@ -147,6 +148,8 @@ async def open_node(
         journal_write(
             "peer_error", peer=peer, protocol=protocol, error=type(error).__name__, what=str(error)[:200]
         )
+        if is_their_fault(error):
+            directory.on_penalty(peer, now_us())
 
     def note_known(peer: str) -> None:
         """Journals a peer once it is fully known: its advert, and a round trip to it."""

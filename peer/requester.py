@@ -426,7 +426,11 @@ class _Run:
         result = attempt.result
         assert result is not None
         steps = sorted(us for name, _, us in result.spans if name == "step")
-        fixed = sum(us for name, _, us in result.spans if name not in ("step", "wait", "start_renderer", "load_weights"))
+        fixed = sum(
+            us
+            for name, _, us in result.spans
+            if name not in ("step", "wait", "start_renderer", "load_weights")
+        )
         speeds, peer = self._r._directory.speeds, attempt.choice.peer
         if steps and peer != self._r._host.peer_id:
             median_us = max(1, steps[len(steps) // 2])

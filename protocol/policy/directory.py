@@ -127,7 +127,7 @@ class Directory:
             self._forget_if_idle(peer)
 
     def on_penalty(self, peer: str, now_us: int) -> None:
-        """It was lost or froze while it worked: avoid it for a while.  Not an accusation."""
+        """It was lost or froze while it worked, or said what it may not: avoid it for a while.  Not an accusation."""
         known = self._peers.get(peer)
         if known is not None:
             known.penalty_us = min(MAX_PENALTY_US, _penalty(known, now_us) + PENALTY_US)
