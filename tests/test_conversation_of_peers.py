@@ -12,12 +12,14 @@ import trio.testing
 
 import peer.check
 import peer.requester
+from peer.ahead import UNUSED_AFTER_S
 from peer.asking import JobFailed
 from peer.picture import strip
 from peer.provider import ORPHAN_AFTER_US
 from peer.renderer.client import RendererDied, RenderFailed
 from peer.task_stream import PeerLost, TaskStream
 from protocol.errors import MalformedMessage, RemoteProtocolError
+from protocol.policy.timeline import ADVICE, EXECUTION
 from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role, State
 from protocol.wire.envelope import Domain, open_untrusted, seal
 from protocol.wire.identity import key_of_untrusted
@@ -499,6 +501,16 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
             return await alice.ask(asked_us=now_us() - us)
         case "embed":
             monkeypatch.setattr(peer.requester, "embed", partial(slow, peer.requester.embed))
+        case "dial":
+            open_stream = alice.host.open_stream
+
+            async def open_late(there, protocol):
+                await trio.sleep(us / 1e6)
+                return await open_stream(there, protocol)
+
+            monkeypatch.setattr(alice.host, "open_stream", open_late)
+        case "start_renderer":
+            near.renderer.start_us += us
         case "load_weights":
             near.renderer.load_us += us
         case "handoff":
@@ -514,20 +526,36 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
     return await alice.ask()
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        *("submit", "plan", "offer", "load_weights", "handoff", *STAGES, "handback", "sign"),
-        *("transfer", "check", "save", "embed"),
-    ],
+DELAYED = (
+    *("submit", "plan", "dial", "offer", "start_renderer", "load_weights", "handoff"),
+    *(*STAGES, "handback", "sign", "transfer", "check", "save", "embed"),
 )
+DELAYED_ELSEWHERE = {"wait", "lost"} | {
+    "start_peer",
+    "join",
+    "deliver",
+    "write_file",
+}  # below; in test_service
+NOT_YET_DONE = {"load_adapter"}
+
+
+def test_every_stage_that_has_words_for_a_person_is_delayed_in_a_test():
+    assert {*DELAYED} | DELAYED_ELSEWHERE | NOT_YET_DONE == EXECUTION | ADVICE.keys()
+
+
+@pytest.mark.parametrize("stage", DELAYED)
 async def test_a_delay_is_seen_in_the_span_of_its_stage_and_nowhere_else(
     autojump_clock, world, alice, near, stage, monkeypatch
 ):
+    async def cold():
+        """The renderer's process is gone, and so is the stream that was opened ahead."""
+        await trio.sleep(UNUSED_AFTER_S + 1)
+        near.renderer.resident, near.renderer.running = (), False
+
     await alice.ask()
-    near.renderer.resident = ()
+    await cold()
     usual = await alice.ask()
-    near.renderer.resident = ()
+    await cold()
     delayed = await measured(world, alice, near, stage, autojump_clock, monkeypatch)
     before, after = spans_us(usual.timeline), spans_us(delayed.timeline)
     added = DELAY_ADDED_US * (4 if stage == "step" else 1)

@@ -49,7 +49,7 @@ MODEL, OTHER_MODEL = b"m" * 32, b"o" * 32
 LIMITS = Limits(pixels=2048 * 2048, steps=200, prompt_bytes=8192, queue=16)
 DELAY_US = 1_000  # one way, between two peers of which nothing else is said
 READERS = (Reader(77, lambda text: 2 + len(text.split())),)  # a token for each word, and the end marks
-STAGES = ("noise", "encode_prompt", "step", "decode", "encode_image")
+STAGES = ("noise", "encode_prompt", "prepare", "step", "decode", "encode_image")
 
 
 def now_us():
@@ -341,6 +341,7 @@ class FakeRenderer:
         self.stage_us = {
             "noise": 100,
             "encode_prompt": 5_000,
+            "prepare": 500,
             "step": 20_000,
             "decode": 8_000,
             "encode_image": 3_000,
@@ -395,6 +396,7 @@ class FakeRenderer:
             on_started()
             await stage("noise")
             await stage("encode_prompt")
+            await stage("prepare")
             for step in range(1, wanted.steps + 1):
                 if step == self.hangs_at_step:
                     await stop.wait()
