@@ -24,6 +24,7 @@ class Opened:
     watching: trio.CancelScope = field(default_factory=trio.CancelScope)
     unwatched: trio.Event = field(default_factory=trio.Event)
     ended: bool = False
+    unwanted: bool = False  # whoever took it was cancelled meanwhile
 
 
 class Ahead:
@@ -51,7 +52,11 @@ class Ahead:
         ready = None if fresh else self._ready.pop(peer, None)
         if ready is not None:
             ready.watching.cancel()
-            await ready.unwatched.wait()
+            try:
+                await ready.unwatched.wait()
+            except trio.Cancelled:
+                ready.unwanted = True
+                raise
             if not ready.ended:
                 self._counts["taken"] += 1
                 return ready
@@ -109,7 +114,8 @@ class Ahead:
                     1
                 )  # a provider says nothing before us: this is the end of it
                 return
-            opened.ended = self._ready.get(opened.peer) is opened  # or else it was taken
+            untaken = self._ready.get(opened.peer) is opened
+            opened.ended = untaken or opened.unwanted
         except (HostError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # whoever needs one opens it, and is told then
         finally:

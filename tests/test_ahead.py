@@ -162,3 +162,15 @@ async def test_pictures_at_once_never_hold_more_than_two_streams_on_which_nothin
             nursery.start_soon(alice.ask, statement(seed=seed))
     assert most == IDLE_AT_MOST
     assert counts(alice)["ready"] <= 1
+
+
+async def test_a_stream_taken_by_someone_who_is_cancelled_is_closed(autojump_clock, world, alice, near):
+    ahead = alice.requester._reach._ahead
+    ahead.keep(near.id)  # it takes a round trip to open
+    with trio.move_on_after(DELAY_US / 1e6) as scope:
+        await ahead.open(near.id)
+    assert scope.cancelled_caught
+    await trio.sleep(1)
+    assert not far_ends(world, near)
+    assert counts(alice) == {"ready": 0, "taken": 0, "fresh": 0, "ended": 1}
+    assert not ahead._places
