@@ -12,19 +12,16 @@ from typing import Any
 from ..errors import RemoteProtocolError
 
 CHUNK_BYTES = 65_400  # the most: a CHUNK frame with its header fits one 65,524-byte yamux payload
-MIN_CHUNK_BYTES = (
-    16_384  # as long as the rate is not known, too; half of it takes nearly as much work to send
-)
-CHUNK_US = 500  # of the path's time in one chunk: a small message waits for those that went just before
+MIN_CHUNK_BYTES = 8_192  # half of it takes nearly as much work to send
+CHUNK_US = 400  # of the path's time in one chunk: a small message waits for those that went just before
+START_CHUNK_BYTES = 16_384  # while the rate is not known
 PROBE_CHUNK_BYTES = 1_400  # one packet, which measures the path and not itself
 CHUNKS_PER_ACK = 2
 START_WINDOW_BYTES = 256 * 1024
 MIN_WINDOW_BYTES = 64 * 1024  # 100 Mbit/s over 5 ms, of which a busy machine may be a part
 MAX_WINDOW_BYTES = 32 * 1024 * 1024  # 1 Gbit/s x 256 ms
 QUEUE_US = 5_000  # of added delay, and the window shrinks
-MIN_ROUND_US = (
-    5_000  # after start-up: in a shorter one acknowledgements that came in a bunch look like a fast path
-)
+MIN_ROUND_US = 5_000  # after start-up: in a shorter one, acknowledgements in a bunch look like a fast path
 RATE_ROUNDS = 10  # the delivery rate is the best of so many rounds
 FULL_ROUNDS = 3  # rounds in which the rate did not grow by a quarter: start-up is over
 MIN_RTT_LIFETIME_US = 10_000_000  # then the queue is drained and the minimum measured again
@@ -47,7 +44,7 @@ class Sender:
         self._sent = self._acked = self._round_ends = self._round_began = offset
         self._round_began_us = now_us
         self._in_flight: deque[tuple[int, int]] = deque()  # end of chunk, when it was sent
-        self._chunk = MIN_CHUNK_BYTES
+        self._chunk = START_CHUNK_BYTES
         self._window = START_WINDOW_BYTES
         if min_rtt_us is not None and min_rtt_us < QUEUE_US:  # it would be a queue, and growing takes no time
             self._window = max(START_WINDOW_BYTES * min_rtt_us // QUEUE_US, MIN_WINDOW_BYTES)
