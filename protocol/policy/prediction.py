@@ -17,7 +17,7 @@ UNKNOWN_LOAD_US = 10_000_000  # of a model of which not even the size is known
 RENDERER_START_US = 3_000_000  # importing torch and diffusers: 2.5-3.5 s measured on two cores
 UNKNOWN_LOAD_BYTES_PER_S = 200_000_000  # safetensors from a SATA disk into memory, checked: 150-400 MB/s
 LOAD_PROMISE = 3  # times what is expected: a load of 4 s on an idle machine took 18 s on a busy one,
-LEAST_LOAD_PROMISE_US = 60_000_000  # and over 30 s on a very busy one; meanwhile the provider says that it lives
+LEAST_LOAD_PROMISE_US = 60_000_000  # and over 30 s on a very busy one; it says that it lives meanwhile
 UNKNOWN_FIXED_US = 1_000_000
 UNKNOWN_STEP_US_PER_MEGAPIXEL = {
     "cpu": 20_000_000,
