@@ -23,7 +23,6 @@ MAX_WINDOW_BYTES = 32 * 1024 * 1024  # 1 Gbit/s x 256 ms
 QUEUE_US = 5_000  # of added delay, and the window shrinks
 MIN_ROUND_US = 5_000  # after start-up: in a shorter one, acknowledgements in a bunch look like a fast path
 RATE_ROUNDS = 10  # the delivery rate is the best of so many rounds
-LATE_ACKS = 16  # in a row, by more than QUEUE_US: start-up need not wait for the end of its round
 FULL_ROUNDS = 3  # rounds in which the rate did not grow by a quarter: start-up is over
 MIN_RTT_LIFETIME_US = 10_000_000  # then the queue is drained and the minimum measured again
 VAIN_SHRINKS = 16  # in a row: so is it here, for a path that grew longer looks like a queue
@@ -57,7 +56,6 @@ class Sender:
         self._min_rtt_us = min_rtt_us
         self._min_rtt_at_us = now_us
         self._draining_rounds = 0
-        self._late_acks = 0
 
     def next_chunk(self, now_us: int) -> tuple[int, int] | None:
         """(offset, bytes) to send now, or None: wait for an acknowledgement."""
@@ -88,11 +86,6 @@ class Sender:
         self._round_rtt_us = min(rtt_us, self._round_rtt_us or rtt_us)
         if not self._draining_rounds and rtt_us <= (self._min_rtt_us or rtt_us):
             self._min_rtt_us, self._min_rtt_at_us = rtt_us, now_us
-        self._late_acks = self._late_acks + 1 if rtt_us > (self._min_rtt_us or rtt_us) + QUEUE_US else 0
-        if self._starting and self._rates and self._late_acks >= LATE_ACKS:
-            self._round_rtt_us = rtt_us
-            self._end_round(now_us)
-            return
         long_enough = self._starting or now_us - self._round_began_us >= MIN_ROUND_US
         if offset > self._round_ends and long_enough:
             self._end_round(now_us)
