@@ -32,9 +32,7 @@ PUBLISH_GAP_S = 1.0  # between two adverts of one peer, however often it changes
 SYNC_WITHIN_S = 5.0
 DIAL_EVERY_S = 2.0  # and whenever a peer appears or leaves
 DIAL_JITTER_S = 0.2  # so that not everyone dials a newcomer at once
-YIELD_S = (
-    1.0  # of two that hear of each other, the one with the smaller id dials; a dial far away takes 0.75 s
-)
+YIELD_S = 1.0  # for the one of two with the smaller id to dial first: far away, a dial takes 0.75 s
 DIALS_AT_ONCE = 4
 DIAL_WITHIN_S = 5.0
 DIAL_AGAIN_S = (2.0, 300.0)  # the pause after a failed dial doubles from the first to the second
