@@ -27,7 +27,7 @@ from .journal import FILE as JOURNAL_FILE
 from .journal import Journal
 from .link import Links
 from .network import CannotListen, HostConfig, HostError
-from .provider import Provider, Task
+from .provider import Provider
 from .renderer.client import Renderer
 from .renderer.devices import detect, total_memory_bytes
 from .requester import Requester
@@ -36,6 +36,7 @@ from .store.identity import next_boot_epoch
 from .store.ledger import DifferentReceipt, Ledger, ReceiptRecord
 from .store.models import LocalModel, ModelError, reference_model_folder, scan_folder
 from .store.speeds import keep, remember
+from .work import Task, Work
 
 ADVERT_LIFETIME_S = 180  # three missed adverts
 LIMITS = Limits(pixels=2048 * 2048, steps=200, prompt_bytes=MAX_PROMPT_BYTES, queue=16)
@@ -52,6 +53,7 @@ class Node:
     directory: Directory
     links: Links
     gossip: Gossip
+    work: Work
     provider: Provider
     requester: Requester
     renderer: Renderer
@@ -229,7 +231,7 @@ async def open_node(
                 host,
                 directory,
                 network=config.network,
-                state=lambda: provider.live_state() if config.provide else None,
+                state=lambda: work.live_state() if config.provide else None,
                 on_ready=on_link_ready,
                 on_measured=note_known,
                 agent=f"nearlight/{__version__}",
@@ -243,22 +245,29 @@ async def open_node(
                 provide=config.provide,
                 on_fresh=on_fresh,
             )
+            work = Work(
+                private_key=private_key,
+                network=config.network,
+                own_peer=own_peer,
+                renderer=renderer,
+                models=models,
+                speeds=directory.speeds,
+                on_capabilities=on_capabilities,
+                on_receipt=keep_provided,
+                journal=journal_write,
+                memory_limit_bytes=total_memory_bytes() * config.memory_percent // 100,
+            )
             provider = Provider(
                 private_key=private_key,
                 network=config.network,
                 links=links,
-                renderer=renderer,
-                models=models,
+                work=work,
                 limits=LIMITS,
                 allow=frozenset(config.allow),
                 providing=config.provide,
                 precisions=frozenset(dtype for each in _used(devices, device) for dtype in each.dtypes),
-                speeds=directory.speeds,
-                on_capabilities=on_capabilities,
-                on_receipt=keep_provided,
                 on_settled=keep_settled,
                 journal=journal_write,
-                memory_limit_bytes=total_memory_bytes() * config.memory_percent // 100,
             )
             requester = Requester(
                 host,
@@ -272,15 +281,15 @@ async def open_node(
                 journal=journal_write,
             )
             node = Node(
-                config, host, directory, links, gossip, provider, requester, renderer, ledger, journal, models,
-                devices, nursery, now_us(),
+                config, host, directory, links, gossip, work, provider, requester, renderer, ledger, journal,
+                models, devices, nursery, now_us(),
             )  # fmt: skip
             host.set_handler(TASK_PROTOCOL, serve_task)
             journal_write("started", peer=own_peer, name=config.name, boot_epoch=boot_epoch)
             journal_write("listening", addresses=list(host.addresses))
             await nursery.start(renderer.run)
             await nursery.start(gossip.run)
-            await nursery.start(provider.run)
+            await nursery.start(work.run)
             await nursery.start(requester.run)
             nursery.start_soon(join)
             on_event("listening", {"addresses": list(host.addresses), "join": list(host.addresses)})

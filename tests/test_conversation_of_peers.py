@@ -15,9 +15,9 @@ import peer.requester
 from peer.ahead import UNUSED_AFTER_S
 from peer.asking import JobFailed
 from peer.picture import strip
-from peer.provider import ORPHAN_AFTER_US
 from peer.renderer.client import RendererDied, RenderFailed
 from peer.task_stream import PeerLost, TaskStream
+from peer.work import ORPHAN_AFTER_US
 from protocol.errors import MalformedMessage, RemoteProtocolError
 from protocol.policy.timeline import ADVICE, EXECUTION
 from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role, State
@@ -423,7 +423,7 @@ async def test_cancelling_stops_the_renderer_and_gives_a_receipt_of_what_was_don
     receipt = receipt_of(near, attempt)
     assert (receipt.outcome, receipt.outputs) == ("cancelled", 0)
     assert 2 <= receipt.steps_done <= 3
-    assert near.provider.live_state().running == 0
+    assert near.work.live_state().running == 0
 
 
 async def test_a_task_cancelled_in_the_queue_never_runs(autojump_clock, alice, near, nursery):
@@ -471,9 +471,9 @@ async def test_tasks_that_are_over_are_forgotten(autojump_clock, alice, near):
     with trio.move_on_after(0.1):
         near.renderer.stage_us["step"] = 1_000_000
         await alice.ask(statement(seed=8))
-    assert len(near.provider._tasks) == 2
+    assert len(near.work._tasks) == 2
     await trio.sleep(1300)
-    assert not near.provider._tasks
+    assert not near.work._tasks
 
 
 # time
@@ -496,7 +496,7 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
         case "save":
             alice.save_us += us
         case "sign":
-            monkeypatch.setattr(near.provider, "_sign", partial(slow, near.provider._sign))
+            monkeypatch.setattr(near.work, "_sign", partial(slow, near.work._sign))
         case "submit":
             return await alice.ask(asked_us=now_us() - us)
         case "embed":
@@ -648,7 +648,7 @@ async def test_a_task_cancelled_in_the_queue_is_forgotten_in_the_end(autojump_cl
     with trio.move_on_after(1):
         await alice.ask(statement(seed=8))
     await trio.sleep(1300)
-    assert not near.provider._tasks
+    assert not near.work._tasks
 
 
 async def test_a_requester_that_acknowledges_nothing_does_not_hold_a_stream_for_ever(
@@ -798,10 +798,8 @@ async def test_what_a_model_cannot_draw_is_refused_before_it_is_loaded(
     autojump_clock, world, alice, near, what
 ):
     changes, code, sentence = CANNOT[what]
-    ((model, held),) = near.provider._models.items()
-    near.provider._models[model] = replace(
-        held, abilities=replace(held.abilities, cell_px=16, most_steps=100)
-    )
+    ((model, held),) = near.work.models.items()
+    near.work.models[model] = replace(held, abilities=replace(held.abilities, cell_px=16, most_steps=100))
     heard = Heard(world)
     with pytest.raises(JobFailed, match=sentence):
         await alice.ask(statement(**changes))
@@ -827,14 +825,14 @@ async def test_bytes_go_while_the_receipt_is_stored_and_the_receipt_after_it(
     autojump_clock, world, alice, near
 ):
     heard, stored_us = Heard(world), []
-    keep = near.provider._on_receipt
+    keep = near.work._on_receipt
 
     async def slowly(task, envelope):
         await trio.sleep(0.1)
         await keep(task, envelope)
         stored_us.append(now_us())
 
-    near.provider._on_receipt = slowly
+    near.work._on_receipt = slowly
     drawn = await alice.ask()
     clock = near.links.session(alice.id)
     sent_us = {
@@ -900,7 +898,7 @@ async def test_over_the_limit_of_all_an_offer_is_refused_as_busy(autojump_clock,
 
 
 async def test_a_renderer_that_grew_too_large_is_replaced_between_tasks(autojump_clock, world, alice, near):
-    near.provider._memory_limit_bytes = 1 << 40
+    near.work._memory_limit_bytes = 1 << 40
     near.renderer.used_bytes = 1 << 30
     await alice.ask()
     assert not near.renderer.retired

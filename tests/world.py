@@ -21,6 +21,7 @@ import peer.link
 import peer.provider
 import peer.requester
 import peer.task_stream
+import peer.work
 from peer.asking import Asked as AskedAt
 from peer.asking import Events
 from peer.changed import Changed
@@ -34,6 +35,7 @@ from peer.renderer.client import RenderCancelled, Rendered, Step
 from peer.requester import Requester
 from peer.store.ledger import Ledger, ReceiptRecord
 from peer.store.models import LocalModel
+from peer.work import Work
 from protocol.policy.directory import Directory
 from protocol.policy.timeline import Timeline
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert
@@ -58,7 +60,7 @@ def now_us():
 
 def use_virtual_time(monkeypatch):
     """The peers' clock is trio's, and what they leave to threads is done at once."""
-    for module in (peer.gossip, peer.link, peer.provider, peer.requester, peer.task_stream):
+    for module in (peer.gossip, peer.link, peer.provider, peer.requester, peer.task_stream, peer.work):
         monkeypatch.setattr(module, "now_us", now_us)
     monkeypatch.setattr(trio.to_thread, "run_sync", _at_once)
 
@@ -458,7 +460,7 @@ class Peer:
             self.host,
             self.directory,
             network=NETWORK,
-            state=lambda: self.provider.live_state() if provide else None,
+            state=lambda: self.work.live_state() if provide else None,
             on_ready=lambda other: world.nursery.start_soon(self.gossip.sync, other),
             on_measured=lambda _peer: None,
             agent="world",
@@ -472,19 +474,26 @@ class Peer:
             provide=provide,
             on_fresh=lambda signed, note: None,
         )
+        self.work = Work(
+            private_key=self.key,
+            network=NETWORK,
+            own_peer=self.id,
+            renderer=self.renderer,
+            models={model: FakeModel(model) for model in models},
+            speeds=self.directory.speeds,
+            on_capabilities=self.gossip.renew,
+            on_receipt=self._keep_provided,
+            journal=self._write,
+        )
         self.provider = Provider(
             private_key=self.key,
             network=NETWORK,
             links=self.links,
-            renderer=self.renderer,
-            models={model: FakeModel(model) for model in models},
+            work=self.work,
             limits=LIMITS,
             allow=frozenset(allow),
             providing=provide,
             precisions=frozenset({"fp32"}),
-            speeds=self.directory.speeds,
-            on_capabilities=self.gossip.renew,
-            on_receipt=self._keep_provided,
             on_settled=self._keep_settled,
             journal=self._write,
         )
@@ -505,7 +514,7 @@ class Peer:
 
     async def start(self):
         await self._world.nursery.start(self.gossip.run)
-        await self._world.nursery.start(self.provider.run)
+        await self._world.nursery.start(self.work.run)
         await self._world.nursery.start(self.requester.run)
 
     def close(self):
