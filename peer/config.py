@@ -29,6 +29,7 @@ DEFAULT_NETWORK = "main"
 
 _LISTS = frozenset({"listen", "join", "models", "allow"})
 _FLAGS = frozenset({"provide"})
+_NUMBERS = frozenset({"memory_percent"})
 _WORDS = {
     "1": True,
     "true": True,
@@ -64,6 +65,7 @@ class PeerConfig:
     name: str = ""  # shown to others
     network: str = DEFAULT_NETWORK  # peers of another network are strangers
     psk: bytes | None = field(default=None, repr=False)  # 32 bytes that every peer of a private swarm has
+    memory_percent: int = 80  # of this machine's, for peer and renderer; with more, the renderer is restarted
 
     def __post_init__(self) -> None:
         for address in self.listen:
@@ -90,6 +92,8 @@ class PeerConfig:
                 raise ConfigError(f"models must name folders, and {folder} is not a folder.")
         if self.psk is not None and len(self.psk) != PSK_BYTES:
             raise ConfigError(f"psk must be {2 * PSK_BYTES} hexadecimal digits.")
+        if not 1 <= self.memory_percent <= 100:
+            raise ConfigError(f"memory_percent must be from 1 to 100, not {self.memory_percent}.")
 
 
 def home_folder(option: str | None, environment: Mapping[str, str] = os.environ) -> Path:
@@ -153,6 +157,8 @@ def _from_text(name: str, text: str, where: str) -> Any:
         if text.lower() not in _WORDS:
             raise ConfigError(f"{where}: {name} must be true or false, not {_shown(text)}.")
         return _WORDS[text.lower()]
+    if name in _NUMBERS and re.fullmatch("[0-9]{1,9}", text):
+        return int(text)
     return text
 
 
@@ -161,6 +167,10 @@ def _typed(name: str, value: Any, where: str) -> Any:
     if name in _FLAGS:
         if not isinstance(value, bool):
             raise ConfigError(f"{where}: {name} must be true or false, not {_shown(value)}.")
+        return value
+    if name in _NUMBERS:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ConfigError(f"{where}: {name} must be a whole number, not {_shown(value)}.")
         return value
     if name in _LISTS:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str | Path) for item in value):

@@ -7,7 +7,8 @@ import socket
 import stat
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Callable
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from protocol.errors import RemoteProtocolError
 from protocol.wire.canonical import Value
 from protocol.wire.frames import FrameReader
 
+from .clock import now_us
 from .config import PeerConfig
-from .errors import CANCELLED, LOCAL_SETUP, NOBODY, UserError
+from .errors import CANCELLED, JOB_FAILED, LOCAL_SETUP, NOBODY, WRONG_USAGE, UserError
 
-OnEvent = Callable[[str, dict[str, Any]], None]
+OnEvent = Callable[[str, dict[str, Any]], Any]
 
 MAX_CONTROL_BYTES = 1 << 20  # a frame: a picture travels in pieces of its own
 PIECE_BYTES = 512 * 1024
+MAX_UNSENT = 2048  # events and pieces for a command that is stopped, or slow
+MAX_UNSENT_BYTES = 256 << 20  # a few of the largest pictures
 MAX_SOCKET_PATH_BYTES = 100  # sun_path is 104-108 bytes
 PEERS_WITHIN_S = 10.0
 
@@ -38,8 +42,21 @@ def socket_path(home: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"nearlight-{os.getuid()}-{name}" / "socket"
 
 
-async def request(config: PeerConfig, kind: str, body: dict[str, Value], on_event: OnEvent) -> None:
-    """Asks the daemon of `config.home`, or, where none runs, a short-lived peer in this process; UserError."""
+async def request(
+    config: PeerConfig,
+    kind: str,
+    body: Mapping[str, Value],
+    on_event: OnEvent,
+    *,
+    settings: Sequence[str] = (),
+) -> None:
+    """Asks the daemon of `config.home`, or, where none runs, a short-lived peer in this process; UserError.
+
+    `settings`: the flags that a person gave for the latter; of a daemon they are told that it has its own.
+    A caller that saves pictures says so in the body, "~saves": true; then `on_event` returns for each of them
+    {job, picture, start_us, us}: when it was written to disk, `us` nil if it could not be.
+    """
+    body = {"~asked_us": now_us(), **body} if kind == "render" else dict(body)
     try:
         stream = await trio.open_unix_socket(str(socket_path(config.home)))
     except OSError:
@@ -50,10 +67,9 @@ async def request(config: PeerConfig, kind: str, body: dict[str, Value], on_even
         else:
             await _ask_own(config, kind, body, on_event)
         return
-    if config.join and kind == "render":
-        on_event(
-            "told", {"picture": None, "sentence": "the running peer is used; --join is for when none runs"}
-        )
+    if settings:
+        words = f"The running peer is used, with its own settings: {', '.join(settings)} changed nothing."
+        on_event("told", {"picture": None, "sentence": words})
     async with stream:
         await _ask(stream, kind, body, on_event)
 
@@ -117,19 +133,29 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _ask_own(config: PeerConfig, kind: str, body: dict[str, Value], on_event: OnEvent) -> None:
+async def _ask_own(config: PeerConfig, kind: str, body: dict[str, Any], on_event: OnEvent) -> None:
     """A short-lived peer: it joins, waits until it knows someone, asks, and leaves."""
     silent: OnEvent = lambda _kind, _body: None  # noqa: E731
+    asked_us: int = body.get("~asked_us", now_us())
     async with _running_node(config, silent) as service:
+        started_us = now_us()
         if config.join and kind in ("render", "swarm"):
             await _wait_known(service._node)
-        await service.handle(kind, body, on_event)
+
+        def emit(kind: str, fields: dict[str, Value]) -> None:
+            saved = on_event(kind, fields)
+            if saved is not None:
+                service.on_saved(saved)
+
+        if kind == "render":
+            starting: list[Value] = ["start_peer", asked_us, started_us - asked_us]
+            joining: list[Value] = ["join", started_us, now_us() - started_us]
+            body = {**body, "~spans": [starting, joining]}
+        await service.handle(kind, body, emit)
 
 
 async def _wait_known(node: Any) -> None:
     """Until a peer that renders is known with its distance, or the time for that is over."""
-    from .clock import now_us
-
     with trio.move_on_after(PEERS_WITHIN_S):
         while True:
             candidates = node.directory.candidates(now_us(), own=False)
@@ -161,7 +187,9 @@ async def _ask(stream: trio.SocketStream, kind: str, body: dict[str, Value], on_
                 continue
             if "file" in fields:
                 fields["file"], pieces = bytes(pieces), bytearray()
-            on_event(event, fields)
+            saved = on_event(event, fields)
+            if saved is not None:
+                await stream.send_all(_pack("saved", saved))
     raise UserError("The running peer stopped before it answered.", LOCAL_SETUP)
 
 
@@ -185,17 +213,28 @@ async def _answer(stream: trio.SocketStream, service: Any) -> None:
     if not _same_user(stream.socket):
         await stream.aclose()
         return
-    outbox, inbox = trio.open_memory_channel[bytes](1 << 12)
+    outbox, inbox = trio.open_memory_channel[bytes](2 * MAX_UNSENT)
+    unsent_bytes = 0
+
+    def send(data: bytes) -> None:
+        nonlocal unsent_bytes
+        unsent_bytes += len(data)
+        outbox.send_nowait(data)
 
     def emit(kind: str, body: dict[str, Value]) -> None:
+        if unsent_bytes > MAX_UNSENT_BYTES or outbox.statistics().current_buffer_used > MAX_UNSENT:
+            raise UserError("The command that asked for this reads no more.", CANCELLED)
         file = body.get("file")
         if isinstance(file, bytes):
             for start in range(0, len(file), PIECE_BYTES):
-                outbox.send_nowait(_pack("piece", {"data": file[start : start + PIECE_BYTES]}))
+                send(_pack("piece", {"data": file[start : start + PIECE_BYTES]}))
             body = body | {"file": b""}
         if kind == "progress" and outbox.statistics().current_buffer_used > 64:
             return  # the command is slow: it wants the latest, not all
-        outbox.send_nowait(_pack(kind, body))
+        send(_pack(kind, body))
+
+    def end(sentence: str, exit_code: int) -> None:
+        send(_pack("error", {"sentence": sentence, "exit_code": exit_code}))
 
     async def work(nursery: trio.Nursery) -> None:
         try:
@@ -206,16 +245,27 @@ async def _answer(stream: trio.SocketStream, service: Any) -> None:
         except* UserError as group:
             error = _first(group)
             assert isinstance(error, UserError)
-            emit("error", {"sentence": error.sentence, "exit_code": error.exit_code})
+            end(error.sentence, error.exit_code)
         except* RemoteProtocolError as group:
-            emit("error", {"sentence": f"{_first(group)}.", "exit_code": 2})
+            end(f"{_first(group)}.", WRONG_USAGE)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the command went away before it had asked
+        except* Exception as group:  # noqa: BLE001  the outermost handler: one request must not end the peer
+            error = _first(group)
+            traceback.print_exception(error)
+            words = f"The running peer made a mistake ({type(error).__name__}); its own output says where."
+            end(words, JOB_FAILED)
         outbox.close()
 
     async def hang_up(scope: trio.CancelScope) -> None:
+        reader = FrameReader(at_most_bytes=MAX_CONTROL_BYTES)
         try:
-            while await stream.receive_some(1024):
-                pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await stream.receive_some(1024):
+                for value in reader.feed_untrusted(bytes(data)):
+                    said, body = _split(value)
+                    if said == "saved":
+                        service.on_saved(body)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError):
             pass
         scope.cancel()
 
@@ -224,6 +274,7 @@ async def _answer(stream: trio.SocketStream, service: Any) -> None:
             nursery.start_soon(work, nursery)
             async for data in inbox:
                 await stream.send_all(data)
+                unsent_bytes -= len(data)
             nursery.cancel_scope.cancel()
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the command went away

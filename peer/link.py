@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from protocol.errors import RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.policy.directory import Directory
 from protocol.policy.rtt import narrow, offset_interval
 from protocol.wire.frames import FrameReader, pack
@@ -25,6 +25,7 @@ from protocol.wire.hello import (
 from .changed import Changed
 from .clock import now_us
 from .network import HostError
+from .task_stream import PeerLost
 
 BURST = 6  # pings in a row when a link opens: the minimum of several is the distance
 BURST_EVERY_S = 0.05
@@ -55,15 +56,18 @@ class Session:
         return self.epoch_us + (now_us() if at_us is None else at_us)
 
     def remote_now_us(self) -> int:
-        """The remote clock, at least."""
+        """The remote clock, at least.  LocalProtocolError before hello: nothing is known of it."""
         if self.offset_us is None:
-            raise RemoteProtocolError("the peer has not said hello")
+            raise LocalProtocolError("the peer has not said hello")
         return now_us() + self.offset_us[0]
 
     def to_local_us(self, remote_us: int) -> int:
-        """A reading of the remote clock on ours: the middle of the interval, wrong by at most half a round trip."""
+        """A reading of the remote clock on ours: the middle of the interval, wrong by at most half a round trip.
+
+        LocalProtocolError before hello.
+        """
         if self.offset_us is None:
-            raise RemoteProtocolError("the peer has not said hello")
+            raise LocalProtocolError("the peer has not said hello")
         return remote_us - sum(self.offset_us) // 2
 
     def on_hello(self, hello: Hello, heard_us: int) -> None:
@@ -121,15 +125,20 @@ class Links:
         """The session with `peer`, once it has said hello."""
         return self.own if peer == self._host.peer_id else self._sessions.get(peer)
 
+    def min_rtt_us(self, peer: str) -> int | None:
+        """The distance to a peer, once it has answered a ping."""
+        rtt = self._directory.rtt(peer)
+        return rtt.min_us if rtt else None
+
     async def wait_session(self, peer: str, within_s: float) -> Session:
-        """RemoteProtocolError if it does not say hello in time."""
+        """PeerLost if it does not say hello in time: slow, or gone."""
         with trio.move_on_after(within_s):
             while True:
                 session = self.session(peer)
                 if session is not None:
                     return session
                 await self._changed.wait()
-        raise RemoteProtocolError("the peer did not say hello")
+        raise PeerLost("the peer did not say hello in time")
 
     def stay_active(self) -> None:
         """This peer is about to ask for pictures: live state should be fresh for a while."""

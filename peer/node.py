@@ -16,23 +16,27 @@ from protocol.wire.statement import KINDS, MAX_PROMPT_BYTES
 from protocol.wire.task import PROTOCOL as TASK_PROTOCOL
 
 from . import __version__
+from .asking import Attempt
 from .clock import now_us, wall_us
 from .config import PeerConfig
 from .errors import LOCAL_SETUP, UserError
 from .gossip import Gossip
+from .groups import is_their_fault
 from .host import Host, open_host
 from .journal import FILE as JOURNAL_FILE
 from .journal import Journal
 from .link import Links
 from .network import CannotListen, HostConfig, HostError
-from .provider import Provider, Task
+from .provider import Provider
 from .renderer.client import Renderer
-from .renderer.devices import detect
-from .requester import Attempt, Requester
+from .renderer.devices import detect, total_memory_bytes
+from .requester import Requester
 from .store.digests import DigestCache
 from .store.identity import next_boot_epoch
 from .store.ledger import DifferentReceipt, Ledger, ReceiptRecord
 from .store.models import LocalModel, ModelError, reference_model_folder, scan_folder
+from .store.speeds import keep, remember
+from .work import Task, Work
 
 ADVERT_LIFETIME_S = 180  # three missed adverts
 LIMITS = Limits(pixels=2048 * 2048, steps=200, prompt_bytes=MAX_PROMPT_BYTES, queue=16)
@@ -49,6 +53,7 @@ class Node:
     directory: Directory
     links: Links
     gossip: Gossip
+    work: Work
     provider: Provider
     requester: Requester
     renderer: Renderer
@@ -90,6 +95,8 @@ async def open_node(
     directory = Directory(own_peer)
     device = _chosen(config.device, devices)
     renderer = Renderer(device)
+    speeds_of = " ".join([device, *(each.name for each in _used(devices, device)[:1])])
+    await trio.to_thread.run_sync(remember, ledger, speeds_of, directory.speeds, own_peer)
     sequence = 0
     known_with_rtt: set[str] = set()
 
@@ -112,6 +119,11 @@ async def open_node(
             models=tuple(_offered(model, directory, renderer, own_peer) for model in models.values()),
             limits=LIMITS,
         )
+
+    def on_capabilities() -> None:
+        """A model was loaded or drawn with for the first time, or is no longer loaded."""
+        gossip.renew()
+        nursery.start_soon(trio.to_thread.run_sync, keep, ledger, speeds_of, directory.speeds, own_peer)
 
     def on_connected(peer: str) -> None:
         directory.on_connected(peer)
@@ -138,6 +150,8 @@ async def open_node(
         journal_write(
             "peer_error", peer=peer, protocol=protocol, error=type(error).__name__, what=str(error)[:200]
         )
+        if is_their_fault(error):
+            directory.on_penalty(peer, now_us())
 
     def note_known(peer: str) -> None:
         """Journals a peer once it is fully known: its advert, and a round trip to it."""
@@ -217,7 +231,7 @@ async def open_node(
                 host,
                 directory,
                 network=config.network,
-                state=lambda: provider.live_state() if config.provide else None,
+                state=lambda: work.live_state() if config.provide else None,
                 on_ready=on_link_ready,
                 on_measured=note_known,
                 agent=f"nearlight/{__version__}",
@@ -231,19 +245,27 @@ async def open_node(
                 provide=config.provide,
                 on_fresh=on_fresh,
             )
+            work = Work(
+                private_key=private_key,
+                network=config.network,
+                own_peer=own_peer,
+                renderer=renderer,
+                models=models,
+                speeds=directory.speeds,
+                on_capabilities=on_capabilities,
+                on_receipt=keep_provided,
+                journal=journal_write,
+                memory_limit_bytes=total_memory_bytes() * config.memory_percent // 100,
+            )
             provider = Provider(
                 private_key=private_key,
                 network=config.network,
                 links=links,
-                renderer=renderer,
-                models=models,
+                work=work,
                 limits=LIMITS,
                 allow=frozenset(config.allow),
                 providing=config.provide,
                 precisions=frozenset(dtype for each in _used(devices, device) for dtype in each.dtypes),
-                speeds=directory.speeds,
-                on_capabilities=gossip.renew,
-                on_receipt=keep_provided,
                 on_settled=keep_settled,
                 journal=journal_write,
             )
@@ -259,18 +281,20 @@ async def open_node(
                 journal=journal_write,
             )
             node = Node(
-                config, host, directory, links, gossip, provider, requester, renderer, ledger, journal, models,
-                devices, nursery, now_us(),
+                config, host, directory, links, gossip, work, provider, requester, renderer, ledger, journal,
+                models, devices, nursery, now_us(),
             )  # fmt: skip
             host.set_handler(TASK_PROTOCOL, serve_task)
             journal_write("started", peer=own_peer, name=config.name, boot_epoch=boot_epoch)
             journal_write("listening", addresses=list(host.addresses))
             await nursery.start(renderer.run)
             await nursery.start(gossip.run)
-            await nursery.start(provider.run)
+            await nursery.start(work.run)
+            await nursery.start(requester.run)
             nursery.start_soon(join)
             on_event("listening", {"addresses": list(host.addresses), "join": list(host.addresses)})
             yield node
+            await trio.to_thread.run_sync(keep, ledger, speeds_of, directory.speeds, own_peer)
             journal_write("stopped")
             nursery.cancel_scope.cancel()
     except* CannotListen as group:
@@ -338,4 +362,5 @@ def _offered(model: LocalModel, directory: Directory, renderer: Renderer, own_pe
         native=model.native,
         load_us=learned.load_us.get(model.id) if learned else None,
         speeds=tuple(speeds[-MAX_ADVERTISED_SPEEDS:]),
+        total_bytes=model.bytes,
     )

@@ -336,7 +336,7 @@ class _Chunk:
 def _chunks_untrusted(data: bytes) -> Iterator[_Chunk]:
     """Each chunk, IHDR first and IEND last with nothing behind it, each CRC recomputed; NotAPicture."""
     if not data.startswith(_SIGNATURE):
-        raise NotAPicture("not a PNG file")
+        raise NotAPicture("it is no PNG file, and no other carries a receipt")
     start, kind, view, count = len(_SIGNATURE), b"", memoryview(data), 0
     while kind != b"IEND":
         count += 1

@@ -1,23 +1,20 @@
-"""Renders for others: answers offers, runs the queue on the renderer, streams what comes of it, signs the receipt."""
+"""The conversations about a provider's work: answers offers, tells how a task goes, sends what comes of it."""
 
 import hashlib
-import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import trio
 
-from protocol.errors import MalformedMessage, RemoteProtocolError, UnknownCriticalField
-from protocol.policy.prediction import SpeedBook, predict_own
-from protocol.policy.queue import Queue, Refused, Repeat, State
+from protocol.errors import RemoteProtocolError, UnknownCriticalField
+from protocol.policy.queue import Refused
+from protocol.policy.streams import Streams
 from protocol.wire.advert import Limits
 from protocol.wire.conversation import ACK_WITHIN_US, HEARTBEAT_US, Conversation, Role
-from protocol.wire.hello import LiveState
-from protocol.wire.identity import key_of_untrusted, public_key_of
+from protocol.wire.identity import public_key_of
 from protocol.wire.offer import ReplayedOffer, SignedOffer, check_addressed_untrusted
-from protocol.wire.receipt import Receipt, Settled, SignedReceipt
+from protocol.wire.receipt import Settled
 from protocol.wire.statement import Statement
 from protocol.wire.task import (
     Accept,
@@ -27,7 +24,6 @@ from protocol.wire.task import (
     Failed,
     Loading,
     OfferMessage,
-    Preview,
     Progress,
     ReceiptMessage,
     Refuse,
@@ -35,50 +31,19 @@ from protocol.wire.task import (
     Resume,
     SettledMessage,
     Start,
+    TaskMessage,
 )
 from protocol.wire.transfer import Sender
 
 from .changed import Changed
-from .clock import now_us, wall_us
+from .clock import now_us
+from .groups import one_error
 from .link import Links, Session
-from .renderer.client import RenderCancelled, Rendered, Renderer, RendererDied, RenderFailed, Step
-from .store.models import LocalModel
 from .task_stream import PeerLost, TaskStream, expect
+from .work import Task, Work
 
-RETAIN_S = 600  # how long a result can be fetched again
 HELLO_WITHIN_S = 2.0
 SETTLE_WITHIN_S = 10.0
-MAX_OPEN_STREAMS = 64  # conversations at once, of all requesters
-NOTHING = bytes(32)  # a hash of what there is none of
-
-
-@dataclass
-class Task:
-    """One attempt on this provider.  Whoever follows it looks at its state at each `changed`."""
-
-    attempt: bytes
-    requester: str
-    statement: Statement
-    heard_us: int
-    load_us: int  # predicted
-    step_us: int  # predicted
-    changed: Changed = field(default_factory=Changed)
-    phase: str = "queue"
-    started: bool = False
-    steps_done: int = 0
-    preview: Preview | None = None
-    previews: int = 0
-    rendered: Rendered | None = None
-    failed: tuple[str, str, str] | None = None  # code, fault, sentence
-    cancelled: bool = False
-    receipt: SignedReceipt | None = None
-    spans: list[tuple[str, int, int]] = field(default_factory=list)  # name, start (monotonic), us
-    followers: int = 0  # streams on which its requester hears of it
-    dropped_at_us: int | None = None  # since then there is none
-
-    @property
-    def over(self) -> bool:
-        return self.receipt is not None or self.failed is not None
 
 
 class Provider:
@@ -90,94 +55,83 @@ class Provider:
         private_key: bytes,
         network: str,
         links: Links,
-        renderer: Renderer,
-        models: dict[bytes, LocalModel],
+        work: Work,
         limits: Limits,
         allow: frozenset[str],
         providing: bool,
         precisions: frozenset[str],
-        speeds: SpeedBook,
-        on_capabilities: Callable[[], None],
-        on_receipt: Callable[[Task, bytes], Awaitable[None]],
         on_settled: Callable[[bytes, bytes], Awaitable[None]],
         journal: Callable[..., None],
     ) -> None:
-        self._private_key = private_key
         self._key = public_key_of(private_key)
         self._network = network
         self._links = links
-        self._renderer = renderer
-        self._models = models
+        self._work = work
         self._limits = limits
         self._allow = allow
         self._providing = providing
         self._precisions = precisions
-        self._speeds = speeds
-        self._on_capabilities = on_capabilities
-        self._on_receipt = on_receipt
         self._on_settled = on_settled
         self._journal = journal
-        self._queue = Queue()
-        self._tasks: dict[bytes, Task] = {}
-        self._work = Changed()
-        self._streams = trio.CapacityLimiter(MAX_OPEN_STREAMS)
-        self.own_peer = links.own.peer
-
-    def live_state(self) -> LiveState:
-        return LiveState(
-            wait_us=self._queue.wait_us(now_us()),
-            running=int(self._queue.running is not None),
-            queued=self._queue.queued,
-            free_memory_mib=None,
-            resident=self._renderer.resident,
-        )
+        self._own_peer = links.own.peer
+        self._streams = Streams(self._own_peer)
 
     def statistics(self) -> dict[str, int]:
-        return self._queue.statistics()
-
-    # the conversation
+        return self._streams.statistics()
 
     async def serve(self, stream: Any, peer: str) -> None:
-        """One task stream that `peer` opened."""
-        try:
-            self._streams.acquire_on_behalf_of_nowait(stream)
-        except trio.WouldBlock:
+        """One task stream that `peer` opened; RemoteProtocolError where it says what it may not."""
+        number = self._streams.opened(peer, now_us())
+        if number is None:
             await trio.aclose_forcefully(stream)
             return
         talk = TaskStream(stream, Conversation(Role.PROVIDER))
         try:
-            with trio.move_on_after(HELLO_WITHIN_S) as opening:
-                session = await self._links.wait_session(peer, HELLO_WITHIN_S)
-                message = await talk.receive()
-            if opening.cancelled_caught:
-                raise PeerLost("nothing was asked in time")
-            heard_us = now_us()
-            expect(message, OfferMessage, Resume)
-            if isinstance(message, OfferMessage):
-                task = await self._offered(talk, session, message, heard_us)
-                offset = 0
-            else:
-                assert isinstance(message, Resume)
-                task = await self._resumed(talk, session, message, heard_us)
-                offset = message.offset
-            if task is not None:
-                await self._follow(talk, session, task, offset)
-        except* PeerLost:
+            await self._converse(talk, peer, number)
+        except PeerLost:
             pass  # it may come back for the result, which is retained
         finally:
-            self._streams.release_on_behalf_of(stream)
+            self._streams.closed(peer, number)
             await talk.aclose()
+
+    async def _converse(self, talk: TaskStream, peer: str, number: int) -> None:
+        message = await self._first_word(talk, peer, number)
+        heard_us = now_us()
+        session = await self._links.wait_session(peer, HELLO_WITHIN_S)
+        expect(message, OfferMessage, Resume)
+        offset = 0
+        if not self._streams.speaks(peer, number):
+            if isinstance(message, OfferMessage):
+                sentence = "This peer holds as many conversations as it can."
+                await self._refuse(talk, session, heard_us, "busy", sentence)
+            return
+        if isinstance(message, OfferMessage):
+            task = await self._offered(talk, session, message, heard_us)
+        else:
+            assert isinstance(message, Resume)
+            task = await self._resumed(talk, session, message, heard_us)
+            offset = message.offset
+        if task is not None:
+            await self._follow(talk, session, task, offset)
+
+    async def _first_word(self, talk: TaskStream, peer: str, number: int) -> TaskMessage:
+        """Of a stream that may have been opened ahead of its use; PeerLost when its time is up."""
+        while (left_us := self._streams.closes_us(peer, number) - now_us()) > 0:
+            with trio.move_on_after(left_us / 1e6):
+                return await talk.receive()
+        raise PeerLost("nothing was asked in time")
+
+    async def _refuse(
+        self, talk: TaskStream, session: Session, heard_us: int, code: str, sentence: str
+    ) -> None:
+        state = self._work.live_state() if self._providing else None
+        await talk.send(Refuse(code, sentence[:256], state, session.clock_us(heard_us), session.clock_us()))
+        self._journal("task_refused", peer=session.peer, code=code)
 
     async def _offered(
         self, talk: TaskStream, session: Session, message: OfferMessage, heard_us: int
     ) -> Task | None:
-        async def refuse(code: str, sentence: str) -> None:
-            state = self.live_state() if self._providing else None
-            await talk.send(
-                Refuse(code, sentence[:256], state, session.clock_us(heard_us), session.clock_us())
-            )
-            self._journal("task_refused", peer=session.peer, code=code)
-
+        refuse = partial(self._refuse, talk, session, heard_us)
         try:
             signed = SignedOffer.from_untrusted(message.envelope, network=self._network)
             check_addressed_untrusted(
@@ -193,46 +147,24 @@ class Provider:
         except ReplayedOffer as exc:
             await refuse("replayed", f"{exc}.")
             return None
-        except MalformedMessage as exc:
-            await refuse("unsupported", f"{exc}.")
-            return None
         offer, statement = signed.offer, signed.offer.statement
-        refusal = self._cannot(session.peer, statement)
+        refusal = self._cannot(session.peer, statement) or await self._cannot_draw(statement)
         if refusal is not None:
             await refuse(*refusal)
             return None
-        model = self._models[statement.model]
-        load_us, step_us, fixed_us = predict_own(
-            self._speeds.of(self.own_peer), statement, resident=model.id in self._renderer.resident
-        )
-        cost_us = load_us + fixed_us + step_us * statement.steps
-        verdict = self._queue.offer(offer.attempt, session.peer, cost_us, offer.max_wait_us, now_us())
-        if isinstance(verdict, Refused):
-            await refuse("busy" if verdict.code == "busy" else "replayed", verdict.sentence)
+        task = self._work.offer(session.peer, offer, heard_us)
+        if isinstance(task, Refused):
+            await refuse("busy" if task.code == "busy" else "replayed", task.sentence)
             return None
-        if isinstance(verdict, Repeat):
-            task = self._tasks.get(offer.attempt)
-            if task is None or task.cancelled:
-                await refuse("replayed", "This attempt is over and its result is no longer kept.")
-                return None
-            wait_us = self._queue.wait_of_us(offer.attempt, now_us()) or 0
-        else:
-            task = Task(
-                offer.attempt, session.peer, statement, heard_us, load_us, step_us, dropped_at_us=heard_us
-            )
-            self._tasks[offer.attempt] = task
-            wait_us = verdict.wait_us
-            self._work.notify()
-            self._journal("task_accepted", peer=session.peer, attempt=offer.attempt.hex())
-        await self._accept(talk, session, task, wait_us, heard_us)
+        await self._accept(talk, session, task, heard_us)
         return task
 
     def _cannot(self, peer: str, statement: Statement) -> tuple[str, str] | None:
-        if not self._providing and peer != self.own_peer:
+        if not self._providing and peer != self._own_peer:
             return "not_providing", "This peer does not render for others."
-        if self._allow and peer not in self._allow and peer != self.own_peer:
+        if self._allow and peer not in self._allow and peer != self._own_peer:
             return "not_allowed", "This peer renders for named peers only."
-        if statement.model not in self._models:
+        if statement.model not in self._work.models:
             return "model_unknown", "This peer does not have that model."
         if statement.adapters:
             return "unsupported", "This peer has no adapters."
@@ -248,28 +180,38 @@ class Provider:
             return "too_large", f"This peer takes prompts of {limits.prompt_bytes} bytes at most."
         return None
 
+    async def _cannot_draw(self, statement: Statement) -> tuple[str, str] | None:
+        """What the model itself cannot do, known without loading it."""
+        model = self._work.models[statement.model]
+        failed = model.why_not(statement)
+        if failed is None and not model.surely_reads(statement):
+            failed = await trio.to_thread.run_sync(model.why_not_read, statement)
+        if failed is None:
+            return None
+        return "too_large" if failed.code == "prompt_too_long" else "unsupported", failed.sentence
+
     async def _resumed(
         self, talk: TaskStream, session: Session, message: Resume, heard_us: int
     ) -> Task | None:
-        task = self._tasks.get(message.attempt)
+        task = self._work.task(message.attempt)
         known = task is not None and task.requester == session.peer and not task.cancelled
         if task is None or not known or (task.rendered and message.offset > len(task.rendered.file)):
             clock = session.clock_us
             sentence = "No such result is kept here."
-            await talk.send(Refuse("unknown_attempt", sentence, self.live_state(), clock(heard_us), clock()))
+            await talk.send(
+                Refuse("unknown_attempt", sentence, self._work.live_state(), clock(heard_us), clock())
+            )
             return None
-        await self._accept(talk, session, task, self._queue.wait_of_us(task.attempt, now_us()) or 0, heard_us)
+        await self._accept(talk, session, task, heard_us)
         return task
 
-    async def _accept(
-        self, talk: TaskStream, session: Session, task: Task, wait_us: int, heard_us: int
-    ) -> None:
+    async def _accept(self, talk: TaskStream, session: Session, task: Task, heard_us: int) -> None:
         await talk.send(
             Accept(
-                wait_us=wait_us,
+                wait_us=self._work.wait_us(task),
                 load_us=task.load_us,
                 step_us=task.step_us,
-                state=self.live_state(),
+                state=self._work.live_state(),
                 heard_us=session.clock_us(heard_us),
                 sent_us=session.clock_us(),
             )
@@ -285,30 +227,36 @@ class Provider:
             while not settled.is_set():
                 message = await talk.receive()
                 if isinstance(message, Cancel):
-                    self.cancel(task)
+                    self._work.cancel(task)
                 elif isinstance(message, Ack) and acks:
                     acks[0].on_ack(message.offset, now_us())
                     heard.notify()
                 elif isinstance(message, SettledMessage):
                     await self._settle(task, message)
                     settled.set()
+                    heard.notify()
 
         task.followers, task.dropped_at_us = task.followers + 1, None
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(hear)
-                await self._tell(talk, session, task)
-                if task.rendered is not None and not task.cancelled:
-                    await self._send_result(talk, session, task, offset, acks, heard)
-                if task.failed is not None:
-                    await talk.send(Failed(*task.failed, session.clock_us()))
-                else:
-                    while task.receipt is None:
-                        await task.changed.wait()
-                    await talk.send(ReceiptMessage(task.receipt.envelope.to_bytes(), session.clock_us()))
-                    with trio.move_on_after(SETTLE_WITHIN_S):
-                        await settled.wait()
-                nursery.cancel_scope.cancel()
+            with one_error(RemoteProtocolError, PeerLost):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(hear)
+                    await self._tell(talk, session, task)
+                    if task.rendered is not None and not task.cancelled:
+                        await self._send_result(
+                            talk, session, task, offset, acks, heard
+                        )  # up to its last byte
+                    if task.failed is not None:
+                        await talk.send(Failed(*task.failed, session.clock_us()))
+                    else:
+                        while task.receipt is None:
+                            await task.changed.wait()
+                        await talk.send(ReceiptMessage(task.receipt.envelope.to_bytes(), session.clock_us()))
+                        while acks and not acks[0].done and not settled.is_set():
+                            await self._wait_ack(heard)
+                        with trio.move_on_after(SETTLE_WITHIN_S):
+                            await settled.wait()
+                    nursery.cancel_scope.cancel()
         finally:
             task.followers -= 1
             if not task.followers:
@@ -357,180 +305,28 @@ class Provider:
                 sent_us=session.clock_us(),
             )
         )
-        sender = Sender(len(rendered.file), offset=offset, now_us=now_us())
+        min_rtt_us = self._links.min_rtt_us(session.peer)
+        sender = Sender(len(rendered.file), offset=offset, min_rtt_us=min_rtt_us, now_us=now_us())
         acks.append(sender)
-        while not sender.done:
+        while offset < len(rendered.file):
             piece = sender.next_chunk(now_us())
             if piece is None:
-                with trio.move_on_after(ACK_WITHIN_US / 1e6) as quiet:
-                    await heard.wait()
-                if quiet.cancelled_caught:  # `hear` has been reading since before an ack was owed
-                    raise PeerLost("no acknowledgement came in time")
+                await self._wait_ack(heard)
                 continue
             start, size = piece
-            await talk.send(Chunk(start, rendered.file[start : start + size]))
+            offset = start + size
+            await talk.send(Chunk(start, rendered.file[start:offset]))
+
+    async def _wait_ack(self, heard: Changed) -> None:
+        with trio.move_on_after(ACK_WITHIN_US / 1e6) as quiet:
+            await heard.wait()
+        if quiet.cancelled_caught:  # `hear` has been reading since before an ack was owed
+            raise PeerLost("no acknowledgement came in time")
 
     async def _settle(self, task: Task, message: SettledMessage) -> None:
         settled, envelope = Settled.from_untrusted(message.envelope, network=self._network)
         if envelope.signer != task.requester or settled.attempt != task.attempt:
             raise RemoteProtocolError("this SETTLED is for something else")
+        if task.receipt is None or settled.receipt != task.receipt.envelope.hash:
+            raise RemoteProtocolError("this SETTLED is for another receipt")
         await self._on_settled(task.attempt, envelope.to_bytes())
-
-    # the work
-
-    def cancel(self, task: Task) -> None:
-        """The requester no longer wants it: out of the queue, or stopped at the next step."""
-        where = self._queue.cancel(task.attempt, now_us())
-        if where == "running":
-            task.cancelled = True
-            self._renderer.cancel(task.attempt)
-        elif where == "queued":
-            task.cancelled = True
-            self._work.notify()
-
-    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tidy)
-            nursery.start_soon(self._sign_cancelled)
-            task_status.started()
-            while True:
-                attempt = self._queue.next(now_us())
-                if attempt is None:
-                    await self._work.wait()
-                    continue
-                await self._run_one(self._tasks[attempt])
-
-    async def _sign_cancelled(self) -> None:
-        """Receipts of what was cancelled in the queue, whatever runs meanwhile."""
-        while True:
-            task = next(filter(self._cancelled_in_queue, self._tasks.values()), None)
-            if task is None:
-                await self._work.wait()
-            else:
-                await self._sign(task, "cancelled", None, 0)
-
-    def _cancelled_in_queue(self, task: Task) -> bool:
-        return not task.over and self._queue.state(task.attempt) is State.CANCELLED
-
-    async def _run_one(self, task: Task) -> None:
-        statement, began_us = task.statement, now_us()
-        task.spans.append(("wait", task.heard_us, began_us - task.heard_us))
-        model = self._models[statement.model]
-        outcome, failed, steps_done, load_us = "failed", None, 0, 0
-        rendered: Rendered | None = None
-        try:
-            if model.id not in self._renderer.resident:
-                task.phase = "weights"
-                task.changed.notify()
-                load_us = await self._renderer.load(Path(model.folder), model.id)
-                task.spans.append(("load_weights", began_us, now_us() - began_us))
-                self._speeds.on_load(self.own_peer, model.id, load_us)
-                self._on_capabilities()
-            if not task.cancelled:
-                task.started = True
-                task.changed.notify()
-                self._journal("task_started", attempt=task.attempt.hex(), renderer=self._renderer.pid)
-                sent_us = now_us()
-                rendered = await self._renderer.render(
-                    task.attempt, model.id, statement.to_bytes(), lambda step: self._on_step(task, step)
-                )
-                back_us = now_us()
-                first_us = min(start for _, start, _ in rendered.spans)
-                last_us = max(start + us for _, start, us in rendered.spans)
-                task.spans.append(("handoff", sent_us, first_us - sent_us))
-                task.spans.extend(rendered.spans)
-                task.spans.append(("handback", last_us, back_us - last_us))
-                outcome, steps_done = "done", rendered.steps_done
-                self._learn(statement, rendered)
-            else:
-                outcome = "cancelled"
-        except RenderCancelled as exc:
-            outcome, steps_done = "cancelled", exc.steps_done
-        except RenderFailed as exc:
-            failed = (exc.code, exc.fault, exc.sentence)
-        except RendererDied as exc:
-            failed = ("renderer_died", "provider", f"{exc}")
-            self._on_capabilities()
-        self._queue.on_finished(task.attempt, now_us())
-        if failed is not None:
-            task.failed = failed
-            task.changed.notify()
-        else:
-            signing_us = now_us()
-            render_us = signing_us - began_us - load_us
-            task.rendered = rendered
-            await self._sign(task, outcome, rendered, steps_done, load_us, max(0, render_us), began_us)
-        self._journal("task_finished", attempt=task.attempt.hex(), outcome=outcome, steps=steps_done)
-
-    def _on_step(self, task: Task, step: Step) -> None:
-        task.steps_done = step.step
-        if step.preview is not None:
-            width, height, rgb = step.preview
-            task.preview, task.previews = Preview(width, height, rgb), task.previews + 1
-        left = (task.statement.steps - step.step) * step.us
-        self._queue.on_progress(task.attempt, left, now_us())
-        task.changed.notify()
-
-    def _learn(self, statement: Statement, rendered: Rendered) -> None:
-        steps = sorted(us for name, _, us in rendered.spans if name == "step")
-        fixed_us = sum(us for name, _, us in rendered.spans if name != "step")
-        if steps:
-            first = self._speeds.of(self.own_peer)
-            new = (
-                first is None or first.nearest(statement.model, statement.precision, statement.pixels) is None
-            )
-            self._speeds.on_render(
-                self.own_peer, statement, step_us=max(1, steps[len(steps) // 2]), fixed_us=fixed_us
-            )
-            if new:
-                self._on_capabilities()
-
-    async def _sign(
-        self,
-        task: Task,
-        outcome: str,
-        rendered: Rendered | None,
-        steps_done: int,
-        load_us: int = 0,
-        render_us: int = 0,
-        began_us: int | None = None,
-    ) -> None:
-        file_hash = hashlib.sha256(rendered.file).digest() if rendered else NOTHING
-        receipt = Receipt(
-            attempt=task.attempt,
-            statement=task.statement.hash,
-            requester=key_of_untrusted(task.requester),
-            outcome=outcome,
-            steps_done=steps_done,
-            outputs_root=file_hash,  # the root over one leaf is the leaf
-            outputs=int(rendered is not None),
-            pixels=rendered.pixels if rendered else NOTHING,
-            file=file_hash,
-            file_bytes=len(rendered.file) if rendered else 0,
-            sigmas=rendered.sigmas if rendered else NOTHING,
-            environment=self._renderer.environment[:128],
-            queue_us=(began_us or now_us()) - task.heard_us,
-            load_us=load_us,
-            render_us=render_us,
-            finished_us=wall_us(),
-            retain_s=RETAIN_S if rendered else 0,
-        )
-        task.receipt = SignedReceipt.sign(receipt, network=self._network, private_key=self._private_key)
-        task.changed.notify()
-        await self._on_receipt(task, task.receipt.envelope.to_bytes())
-
-    async def _tidy(self) -> None:
-        """Lets go of results nobody can fetch any more, and stops work that nobody waits for."""
-        while True:
-            await trio.sleep(1)
-            for attempt in self._queue.released(now_us()):
-                self._tasks.pop(attempt, None)
-            for attempt in [attempt for attempt in self._tasks if self._queue.state(attempt) is None]:
-                del self._tasks[attempt]  # it was cancelled before it ran, and cannot come back
-            for task in list(self._tasks.values()):
-                gone_us = now_us() - (task.dropped_at_us or math.inf)
-                if not task.over and gone_us > ORPHAN_AFTER_US:
-                    self.cancel(task)
-
-
-ORPHAN_AFTER_US = 15_000_000  # a requester that has not come back by then has asked someone else

@@ -1,9 +1,7 @@
 """Has one picture drawn: carries out what the job decides, measures every span, checks what comes."""
 
-import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -24,13 +22,11 @@ from protocol.policy.job import (
 )
 from protocol.policy.selection import Choice, NoCandidate, Plan, plan
 from protocol.policy.timeline import Timeline
-from protocol.wire.conversation import Conversation, Role
 from protocol.wire.identity import key_of_untrusted, public_key_of
 from protocol.wire.offer import ATTEMPT_BYTES, Offer, SignedOffer
-from protocol.wire.receipt import Settled, SignedReceipt, pixel_hash
+from protocol.wire.receipt import Settled
 from protocol.wire.statement import Statement
 from protocol.wire.task import (
-    PROTOCOL,
     Accept,
     Ack,
     Chunk,
@@ -47,69 +43,19 @@ from protocol.wire.task import (
 )
 from protocol.wire.transfer import Receiver
 
+from .asking import Asked, Attempt, Events, JobFailed, Picture
+from .check import CHECKED, Expected
 from .clock import now_us
 from .link import Links, Session
-from .network import DialFailed, HostError
-from .picture import Bundle, check_picture_untrusted, embed
-from .task_stream import PeerLost, TaskStream
+from .network import HostError
+from .picture import Bundle, embed
+from .reach import Line, Reach
+from .task_stream import HungUp, PeerLost
 
 OFFER_LIVES_US = 60_000_000
-HELLO_WITHIN_S = 5.0
 CANCEL_WITHIN_S = 2.0
 REDIAL_EVERY_S = 0.25
 LOST_SPAN = "lost"  # from the last thing that went well, to the end of an attempt that gave no picture
-
-
-class JobFailed(Exception):
-    """No picture: the sentence says which constraint binds, or what went wrong last."""
-
-    def __init__(self, sentence: str, *, nobody: bool) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.nobody = nobody  # there was nobody to ask
-
-
-@dataclass
-class Attempt:
-    """One offer to one peer, and what came of it."""
-
-    id: bytes
-    number: int
-    choice: Choice
-    offer: SignedOffer | None = None
-    result: Result | None = None
-    result_local_us: int = 0
-    unspanned_us: int = 0  # until then, spans say where its time went
-    receiver: Receiver | None = None
-    data: bytearray = field(default_factory=bytearray)
-    receipt: SignedReceipt | None = None
-    step_us: int | None = None
-    outcome: str = "offered"
-    sentence: str | None = None
-    last_byte_us: int = 0
-
-
-@dataclass(frozen=True)
-class Events:
-    """Whom to tell what.  All are called from the event loop and must not block."""
-
-    planned: Callable[[Plan], None]
-    attempted: Callable[[Attempt], None]
-    told: Callable[[str], None]
-    progressed: Callable[[int, Progress], None]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A checked picture: the file with the receipt in it, and how it came to be."""
-
-    statement: Statement
-    file: bytes
-    provider: str
-    checked: tuple[str, ...]
-    timeline: Timeline
-    plan: Plan
-    attempts: tuple[Attempt, ...]
 
 
 class Requester:
@@ -134,17 +80,24 @@ class Requester:
         self._private_key = private_key
         self._key = public_key_of(private_key)
         self._network = network
-        self._own_stream = own_stream
         self._keep = keep
         self._name_of = name_of
         self._journal = journal
+        self._reach = Reach(host, links, directory, own_stream)
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """While this runs, task streams to peers in use are opened ahead."""
+        await self._reach.run(task_status=task_status)
+
+    def statistics(self) -> dict[str, int]:
+        return self._reach.statistics()
 
     async def render(
-        self, statement: Statement, job_id: str, *, remote: bool, events: Events, asked_us: int
+        self, statement: Statement, job_id: str, *, remote: bool, events: Events, asked: Asked
     ) -> Picture:
         """JobFailed, or the picture.  Cancelling it cancels the attempt at the provider."""
         self._links.stay_active()
-        return await _Run(self, statement, job_id, remote, events, asked_us).run()
+        return await _Run(self, statement, job_id, remote, events, asked).run()
 
 
 class _Run:
@@ -157,7 +110,7 @@ class _Run:
         job_id: str,
         remote: bool,
         events: Events,
-        asked_us: int,
+        asked: Asked,
     ) -> None:
         self._r = requester
         self._statement = statement
@@ -165,13 +118,18 @@ class _Run:
         self._remote = remote
         self._events = events
         self._job = Job()
-        self._timeline = Timeline(asked_us)
+        self._timeline = Timeline(asked.at_us)
         self._attempts: list[Attempt] = []
         self._plan: Plan | None = None
         self._first_plan: Plan | None = None
         self._choice: Choice | None = None
-        self._talk: TaskStream | None = None
-        self._session: Session | None = None
+        self._line: Line | None = None
+        self._picture: Picture | None = None
+        handed_us = asked.at_us
+        for name, start_us, us in asked.spans:
+            self._span(name, start_us, start_us + us)
+            handed_us = max(handed_us, start_us + us)
+        self._span("submit", handed_us, now_us())
 
     async def run(self) -> Picture:
         actions: list[JobAction] = self._job.start()
@@ -181,7 +139,8 @@ class _Run:
                 for action in actions:
                     match action:
                         case Finish():
-                            return self._picture()
+                            assert self._picture is not None
+                            return self._picture
                         case GiveUp(sentence):
                             raise JobFailed(sentence, nobody=self._job.attempts == 0)
                         case _:
@@ -191,8 +150,7 @@ class _Run:
             with trio.CancelScope(deadline=trio.current_time() + CANCEL_WITHIN_S, shield=True):
                 for action in self._job.cancel():
                     await self._do(action)
-                if self._talk is not None:
-                    await self._talk.aclose()
+                await self._close()
             for attempt in self._attempts:
                 self._r._directory.on_ended(attempt.choice.peer, attempt.id)
 
@@ -228,7 +186,7 @@ class _Run:
         )
 
     def _replan(self, excluded: frozenset[str]) -> list[JobAction]:
-        began_us = now_us() if self._attempts else self._timeline.asked_us
+        began_us = now_us()
         candidates = self._r._directory.candidates(now_us(), own=not self._remote)
         try:
             self._plan = plan(
@@ -257,15 +215,29 @@ class _Run:
         self._events.attempted(attempt)
         self._r._directory.on_offered(peer, attempt.id, choice.busy_us, now_us())
         try:
-            await self._open(peer)
-            session, talk = self._session, self._talk
-            assert session is not None
-            assert talk is not None
-            began_us = attempt.unspanned_us = now_us()
+            try:
+                await self._open(peer, attempt.unspanned_us)
+                return await self._offer(attempt, forced)
+            except HungUp:
+                if self._line is None or not self._line.opened_ahead or attempt.outcome != "offered":
+                    raise
+            # It had ended, or ended just then: nobody's fault and no loss.  The same again, on a stream for this.
+            await self._open(peer, attempt.unspanned_us, fresh=True)
+            return await self._offer(attempt, forced)
+        except (HostError, PeerLost, RemoteProtocolError) as exc:
+            return self._broke(attempt, exc)
+
+    async def _offer(self, attempt: Attempt, forced: bool) -> list[JobAction]:
+        line, choice = self._line, attempt.choice
+        assert line is not None
+        session = line.session
+        assert session.hello is not None  # a session is there once hello was said
+        began_us = attempt.unspanned_us = now_us()
+        if attempt.offer is None or attempt.offered_in is not session:
             offer = Offer(
                 statement=self._statement,
-                provider=key_of_untrusted(peer),
-                boot_id=session.hello.boot_id if session.hello else b"",
+                provider=key_of_untrusted(choice.peer),
+                boot_id=session.hello.boot_id,
                 attempt=attempt.id,
                 expires_us=session.remote_now_us() + OFFER_LIVES_US,
                 max_wait_us=None if forced else choice.max_wait_us,
@@ -273,11 +245,10 @@ class _Run:
             attempt.offer = SignedOffer.sign(
                 offer, network=self._r._network, private_key=self._r._private_key
             )
-            sent_us = now_us()
-            await talk.send(OfferMessage(attempt.offer.envelope.to_bytes(), session.clock_us(sent_us)))
-            return await self._converse(attempt, began_us, sent_us)
-        except (HostError, PeerLost, RemoteProtocolError) as exc:
-            return self._broke(attempt, exc)
+            attempt.offered_in = session
+        sent_us = now_us()
+        await line.say(OfferMessage(attempt.offer.envelope.to_bytes(), session.clock_us(sent_us)))
+        return await self._converse(attempt, line, began_us, sent_us)
 
     async def _resume(self, peer: str, within_us: int) -> list[JobAction]:
         attempt = self._attempts[-1]
@@ -285,19 +256,19 @@ class _Run:
         give_up_us = now_us() + within_us
         while True:
             try:
-                await self._open(peer)
+                await self._open(peer, now_us(), fresh=True)
                 break
             except (HostError, PeerLost, RemoteProtocolError) as exc:
                 if now_us() >= give_up_us:
                     return self._broke(attempt, exc, resumable=False)
             await trio.sleep(REDIAL_EVERY_S)
-        session, talk = self._session, self._talk
-        assert session is not None
-        assert talk is not None
+        line = self._line
+        assert line is not None
+        session = line.session
         try:
             sent_us = now_us()
-            await talk.send(Resume(attempt.id, attempt.receiver.offset, session.clock_us(sent_us)))
-            return await self._converse(attempt, sent_us, sent_us)
+            await line.say(Resume(attempt.id, attempt.receiver.offset, session.clock_us(sent_us)))
+            return await self._converse(attempt, line, sent_us, sent_us)
         except (HostError, PeerLost, RemoteProtocolError) as exc:
             return self._broke(attempt, exc)
 
@@ -314,43 +285,20 @@ class _Run:
             self._span(LOST_SPAN, attempt.unspanned_us, now_us())
         return actions
 
-    async def _open(self, peer: str) -> None:
-        """A task stream to `peer`, over a new connection if need be."""
-        began_us = now_us()
-        if self._talk is not None:
-            await self._talk.aclose()
-            self._talk = None
-        if peer == self._r._host.peer_id:
-            stream: Any = await self._r._own_stream()
-        else:
-            if peer not in self._r._host.connected():
-                await self._dial(peer)
-            await self._r._links.wait_session(peer, HELLO_WITHIN_S)
-            stream = await self._r._host.open_stream(peer, PROTOCOL)
-        self._session = self._r._links.session(peer)
-        if self._session is None:
-            raise PeerLost("the connection was lost")
-        rtt = self._r._directory.rtt(peer)
-        conversation = Conversation(Role.REQUESTER, round_trip_us=rtt.min_us + rtt.jitter_us if rtt else 0)
-        self._talk = TaskStream(stream, conversation)
+    async def _open(self, peer: str, began_us: int, *, fresh: bool = False) -> None:
+        """A line to `peer`, which was needed since `began_us`."""
+        await self._close()
+        self._line = await self._r._reach.open(peer, fresh=fresh)
         self._span("dial", began_us, now_us())
 
-    async def _dial(self, peer: str) -> None:
-        signed = self._r._directory.signed_advert(peer)
-        error: HostError = DialFailed(peer, "it told no address")
-        for address in signed.advert.addresses if signed else ():
-            try:
-                await self._r._host.dial(address)
-                return
-            except HostError as exc:
-                error = exc
-        raise error
+    async def _close(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            await line.aclose()
 
-    async def _converse(self, attempt: Attempt, began_us: int, sent_us: int) -> list[JobAction]:
+    async def _converse(self, attempt: Attempt, line: Line, began_us: int, sent_us: int) -> list[JobAction]:
         """From the offer to the end of this attempt."""
-        talk, session, job = self._talk, self._session, self._job
-        assert talk is not None
-        assert session is not None
+        talk, session, job = line.talk, line.session, self._job
         resumed = attempt.result is not None
         peer = attempt.choice.peer
         heard_remote_us: int | None = None
@@ -369,6 +317,7 @@ class _Run:
                         self._span("offer", began_us, now)
                         attempt.unspanned_us = now
                         job.on_accepted()
+                    self._r._reach.keep(peer)
                 case Refuse():
                     if message.state is not None and peer != self._r._host.peer_id:
                         self._r._directory.on_state(peer, message.state, now)
@@ -404,18 +353,14 @@ class _Run:
                     if acknowledge is not None:
                         await talk.send(Ack(acknowledge))
                 case ReceiptMessage():
-                    return await self._on_receipt(attempt, message, talk, session, now)
+                    return await self._on_receipt(attempt, message, line, now)
                 case _:
                     raise RemoteProtocolError(f"{message.KIND} is not for a requester")
 
     def _on_result(
         self, attempt: Attempt, result: Result, session: Session, heard_remote_us: int | None
     ) -> None:
-        wanted = self._statement
-        if (result.width, result.height, result.codec) != (wanted.width, wanted.height, wanted.codec):
-            raise RemoteProtocolError("the picture is not of the size or format that was asked for")
-        if result.file_bytes > most_bytes(wanted):
-            raise RemoteProtocolError(f"a file of {result.file_bytes} bytes is too large for this picture")
+        self._expected(attempt).check_announced_untrusted(result)
         if attempt.result is not None:
             if (result.file, result.file_bytes) != (attempt.result.file, attempt.result.file_bytes):
                 raise RemoteProtocolError("it answers one attempt with two pictures")
@@ -428,47 +373,64 @@ class _Run:
             self._span(name, began_us + start_us, began_us + start_us + us, observer=attempt.choice.peer)
 
     async def _on_receipt(
-        self, attempt: Attempt, message: ReceiptMessage, talk: TaskStream, session: Session, heard_us: int
+        self, attempt: Attempt, message: ReceiptMessage, line: Line, heard_us: int
     ) -> list[JobAction]:
         self._span("transfer", attempt.result_local_us, heard_us)
         if attempt.receiver is None or attempt.result is None:
             raise RemoteProtocolError("a receipt without a picture")
         attempt.receiver.finish_untrusted()
         file = bytes(attempt.data)
-        signed = SignedReceipt.from_untrusted(message.envelope, network=self._r._network)
-        receipt, wanted = signed.receipt, self._statement
-        if signed.provider != attempt.choice.peer:
-            raise RemoteProtocolError("the receipt was signed by another peer")
-        if (receipt.attempt, receipt.statement, receipt.requester) != (attempt.id, wanted.hash, self._r._key):
-            raise RemoteProtocolError("the receipt is for another picture")
-        if receipt.outcome != "done" or receipt.steps_done < 1:
-            raise RemoteProtocolError("the receipt says that the picture was not finished")
-        if receipt.file != hashlib.sha256(file).digest() or receipt.file_bytes != len(file):
-            raise RemoteProtocolError("the receipt is for another file")
-        rgb = await trio.to_thread.run_sync(check_picture_untrusted, file, wanted.width, wanted.height)
-        if receipt.pixels != pixel_hash(rgb, width=wanted.width, height=wanted.height):
-            raise RemoteProtocolError("the receipt is for other pixels")
+        signed = await trio.to_thread.run_sync(
+            self._expected(attempt).receipt_untrusted, message.envelope, file
+        )
         attempt.receipt, attempt.outcome = signed, "done"
         checked_us = now_us()
         self._span("check", heard_us, checked_us)
         settled = Settled(attempt.id, signed.envelope.hash, accepted=True)
         envelope = settled.sign(network=self._r._network, private_key=self._r._private_key)
         await self._r._keep(attempt, envelope.to_bytes(), self._job_id)
-        self._span("save", checked_us, now_us())
-        self._timeline.finish(now_us())
+        saved_us = now_us()
+        self._span("save", checked_us, saved_us)
+        bundle = Bundle(self._r._network, signed.envelope.to_bytes())
+        whole = await trio.to_thread.run_sync(embed, file, bundle.to_bytes())
+        done_us = now_us()
+        self._span("embed", saved_us, done_us)
+        self._timeline.finish(done_us)
+        actions = self._job.on_checked()
+        self._drawn(attempt, whole)
         try:
-            await talk.send(SettledMessage(envelope.to_bytes(), session.clock_us()))
+            await line.talk.send(SettledMessage(envelope.to_bytes(), line.session.clock_us()))
         except PeerLost:
             pass  # it has our bytes' receipt and we have its: the ledger is ours to show
         self._learn(attempt, file)
-        return self._job.on_checked()
+        return actions
+
+    def _expected(self, attempt: Attempt) -> Expected:
+        return Expected(self._r._network, self._statement, attempt.id, attempt.choice.peer, self._r._key)
+
+    def _drawn(self, attempt: Attempt, file: bytes) -> None:
+        assert self._first_plan is not None
+        self._picture = Picture(
+            statement=self._statement,
+            file=file,
+            provider=attempt.choice.peer,
+            checked=CHECKED,
+            timeline=self._timeline,
+            plan=self._first_plan,
+            attempts=tuple(self._attempts),
+        )
+        self._events.drawn(self._picture)
 
     def _learn(self, attempt: Attempt, file: bytes) -> None:
         """What this attempt showed of the peer's speed."""
         result = attempt.result
         assert result is not None
         steps = sorted(us for name, _, us in result.spans if name == "step")
-        fixed = sum(us for name, _, us in result.spans if name not in ("step", "wait", "load_weights"))
+        fixed = sum(
+            us
+            for name, _, us in result.spans
+            if name not in ("step", "wait", "start_renderer", "load_weights")
+        )
         speeds, peer = self._r._directory.speeds, attempt.choice.peer
         if steps and peer != self._r._host.peer_id:
             median_us = max(1, steps[len(steps) // 2])
@@ -478,31 +440,12 @@ class _Run:
                 speeds.on_transfer(peer, len(file), moved_us)
 
     async def _cancel(self) -> None:
-        if self._talk is None or self._session is None:
+        line = self._line
+        if line is None:
             return
         try:
-            if await self._talk.cancel(self._session.clock_us()):
-                while not isinstance(await self._talk.receive(), ReceiptMessage | Failed | Refuse):
+            if await line.talk.cancel(line.session.clock_us()):
+                while not isinstance(await line.talk.receive(), ReceiptMessage | Failed | Refuse):
                     pass
         except (PeerLost, RemoteProtocolError):
             pass  # it is cancelled for us either way; the provider stops what nobody follows
-
-    def _picture(self) -> Picture:
-        attempt = self._attempts[-1]
-        assert attempt.receipt is not None
-        assert self._first_plan is not None
-        bundle = Bundle(self._r._network, attempt.receipt.envelope.to_bytes())
-        return Picture(
-            statement=self._statement,
-            file=embed(bytes(attempt.data), bundle.to_bytes()),
-            provider=attempt.choice.peer,
-            checked=("signature", "statement", "file", "pixels"),
-            timeline=self._timeline,
-            plan=self._first_plan,
-            attempts=tuple(self._attempts),
-        )
-
-
-def most_bytes(statement: Statement) -> int:
-    """No PNG of this size is larger: RGBA rows uncompressed, and as much again for chunks."""
-    return 8 * statement.pixels + (1 << 16)

@@ -16,7 +16,7 @@ import trio
 from protocol.errors import MalformedMessage
 from protocol.policy.prediction import Candidate
 from protocol.policy.selection import Plan
-from protocol.policy.timeline import Timeline
+from protocol.policy.timeline import Timeline, duration
 from protocol.wire.advert import OfferedModel
 from protocol.wire.canonical import Value
 from protocol.wire.fields import Fields
@@ -24,10 +24,11 @@ from protocol.wire.statement import SALT_BYTES, Statement
 from protocol.wire.task import Progress
 
 from . import __version__, history
+from .asking import Asked, Attempt, Events, JobFailed, Picture
+from .changed import Changed
 from .clock import now_us, wall_us
 from .errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
 from .node import Node
-from .requester import Attempt, Events, JobFailed, Picture
 from .store.ledger import JobRecord
 from .store.models import ModelError, reference_model_folder, scan_folder
 
@@ -36,6 +37,9 @@ Emit = Callable[[str, dict[str, Value]], None]
 AT_ONCE = 8  # pictures of one job under way
 MAX_COUNT = 1000
 MAX_JOBS = 1000
+SAVED_WITHIN_S = 2.0  # for the command to say that the picture it was handed is on disk
+MAX_US = 2**63 - 1
+STARTING = ("start_peer", "join")  # what may come between "asked" and the request: spans of whoever asks
 DEFAULTS = {  # steps, guidance x 10^-6, sampler: what the authors of each family recommend
     "sd": (20, 7_500_000, "ddim"),
     "sdxl": (30, 5_000_000, "euler"),
@@ -50,6 +54,15 @@ class _Running:
     """A job of this peer while it is under way."""
 
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    saved: set[int] = field(default_factory=set)
+    changed: Changed = field(default_factory=Changed)
+
+    async def wait_saved(self) -> None:
+        """Until the command has said of each picture whether it is on disk, or should have."""
+        with trio.move_on_after(SAVED_WITHIN_S):
+            while not self.saved >= self.pictures.keys():
+                await self.changed.wait()
 
 
 class Service:
@@ -85,6 +98,26 @@ class Service:
                 emit("why", {"report": report})
             case _:
                 raise UserError(f"There is no request {kind!r}.", WRONG_USAGE)
+
+    def on_saved(self, body: dict[str, Value]) -> None:
+        """The command wrote a picture of a job under way to disk, from `start_us` for `us`, or could not: nil.
+
+        MalformedMessage if it says no such thing.
+        """
+        fields = Fields(body, "saved")
+        running = self._running.get(fields.text("job", at_most_bytes=64))
+        index = fields.integer("picture", 0, MAX_COUNT)
+        start_us = fields.integer("start_us", 0, MAX_US)
+        us = fields.maybe("us", lambda key: fields.integer(key, 0, MAX_US))
+        if running is None or index not in running.pictures or index in running.saved:
+            return
+        timeline = running.pictures[index].timeline
+        handed_us = timeline.asked_us + timeline.wall_us
+        if us is not None and start_us >= handed_us:
+            timeline.extend("deliver", handed_us, start_us - handed_us, observer=self._node.peer)
+            timeline.extend("write_file", start_us, us, observer=self._node.peer)
+        running.saved.add(index)
+        running.changed.notify()
 
     # what is
 
@@ -125,7 +158,7 @@ class Service:
         if candidate.speeds:
             steps = [speed.step_us for speed in candidate.speeds.speeds.values()] or steps
         device = advert.devices[0] if advert.devices else None
-        state = self._node.provider.live_state() if candidate.own else candidate.state
+        state = self._node.work.live_state() if candidate.own else candidate.state
         return {
             "peer": candidate.peer,
             "name": advert.name,
@@ -147,8 +180,10 @@ class Service:
     # pictures
 
     async def _render(self, fields: Fields, emit: Emit) -> None:
-        asked_us = now_us()
+        began_us = now_us()
         try:
+            asked = _asked(fields, began_us)
+            saves = fields.maybe("~saves", fields.flag) or False
             count = fields.integer("count", 1, MAX_COUNT)
             remote = fields.flag("remote")
             statement = await self._statement(fields, remote)
@@ -161,15 +196,17 @@ class Service:
         request = _request(statements[0], count, remote)
         record = JobRecord(job, wall_us(), "running", request)
         ledger = self._node.ledger
-        await trio.to_thread.run_sync(ledger.put_job, record)
-        outcomes: list[Picture | JobFailed] = []
+        failed: list[JobFailed] = []
 
         async def one(index: int, limit: trio.CapacityLimiter) -> None:
             async with limit:
-                outcome = await self._one(
-                    job, index, statements[index], remote, emit, asked_us if not index else now_us()
-                )
-                outcomes.append(outcome)
+                try:
+                    await self._one(
+                        job, index, statements[index], remote, emit, Asked(now_us()) if index else asked
+                    )
+                except JobFailed as exc:
+                    emit("failed", {"picture": index, "sentence": exc.sentence})
+                    failed.append(exc)
 
         try:
             with running.scope:
@@ -177,10 +214,13 @@ class Service:
                     limit = trio.CapacityLimiter(AT_ONCE)
                     for index in range(count):
                         nursery.start_soon(one, index, limit)
+                    # Beside the work, not before it: a crash from here on leaves a job that was interrupted.
+                    nursery.start_soon(trio.to_thread.run_sync, ledger.put_job, record)
+                if saves:
+                    await running.wait_saved()
         finally:
             del self._running[job]
-            done = [outcome for outcome in outcomes if isinstance(outcome, Picture)]
-            failed = [outcome for outcome in outcomes if isinstance(outcome, JobFailed)]
+            done = list(running.pictures.values())
             state = (
                 "done"
                 if len(done) == count
@@ -212,8 +252,9 @@ class Service:
             raise UserError(failed[-1].sentence, NOBODY if failed[-1].nobody else JOB_FAILED)
 
     async def _one(
-        self, job: str, index: int, statement: Statement, remote: bool, emit: Emit, asked_us: int
-    ) -> Picture | JobFailed:
+        self, job: str, index: int, statement: Statement, remote: bool, emit: Emit, asked: Asked
+    ) -> None:
+        """JobFailed, or the picture was emitted."""
         node = self._node
 
         def planned(plan: Plan) -> None:
@@ -244,8 +285,16 @@ class Service:
                     "step": progress.step,
                     "steps": statement.steps,
                     "preview": progress.preview.to_value() if progress.preview else None,
-                    "elapsed_us": now_us() - asked_us,
+                    "elapsed_us": now_us() - asked.at_us,
                 },
+            )
+
+        def drawn(picture: Picture) -> None:
+            self._running[job].pictures[index] = picture
+            summary = json.dumps(self._summary(job, picture))
+            emit(
+                "picture",
+                {"picture": index, "seed": statement.seed, "file": picture.file, "summary": summary},
             )
 
         events = Events(
@@ -253,17 +302,9 @@ class Service:
             attempted=attempted,
             told=lambda sentence: emit("told", {"picture": index, "sentence": sentence}),
             progressed=progressed,
+            drawn=drawn,
         )
-        try:
-            picture = await node.requester.render(
-                statement, job, remote=remote, events=events, asked_us=asked_us
-            )
-        except JobFailed as exc:
-            emit("failed", {"picture": index, "sentence": exc.sentence})
-            return exc
-        summary = json.dumps(self._summary(job, picture))
-        emit("picture", {"picture": index, "seed": statement.seed, "file": picture.file, "summary": summary})
-        return picture
+        await node.requester.render(statement, job, remote=remote, events=events, asked=asked)
 
     def _summary(self, job: str, picture: Picture) -> dict[str, Any]:
         timeline = picture.timeline
@@ -279,6 +320,7 @@ class Service:
             "provider_name": self._node.name_of(picture.provider),
             "peers_known": self._node.directory.statistics()["peers"],
             "checked": list(picture.checked),
+            "asked_us": timeline.asked_us,
             "wall_us": timeline.wall_us,
             "unaccounted_us": timeline.unaccounted_us,
             "timeline": timeline.entries(),
@@ -369,9 +411,26 @@ class Service:
         }
 
 
+def _asked(fields: Fields, now_us: int) -> Asked:
+    """When the person asked, and what was done before the request came here, as the command measured it.
+
+    Both on CLOCK_MONOTONIC, which the processes of a machine share; without them it was asked just now.
+    """
+    at_us = fields.maybe("~asked_us", lambda key: fields.integer(key, 0, now_us))
+    spans = fields.maybe("~spans", lambda key: fields.items(key, at_most=len(STARTING)))
+    before = []
+    for span in spans or ():
+        match span:
+            case [str(name), int(start_us), int(us)] if name in STARTING and 0 <= us <= now_us - start_us:
+                before.append((name, start_us, us))
+            case _:
+                raise MalformedMessage("a span is a name, a start and a duration")
+    return Asked(now_us if at_us is None else at_us, tuple(before))
+
+
 def _compared(timeline: Timeline, plan: Plan) -> list[str]:
     predicted = plan.ranked[0].predicted_us
-    return [f"Predicted {predicted / 1e3:.0f} ms; it took {timeline.wall_us / 1e3:.0f} ms."]
+    return [f"Predicted {duration(predicted)}; it took {duration(timeline.wall_us)}."]
 
 
 def _of_batch(statement: Statement, index: int) -> Statement:

@@ -29,6 +29,10 @@ class PeerLost(Exception):
     """The peer went quiet past its deadline, or hung up.  It is not known what it did with the last thing we sent."""
 
 
+class HungUp(PeerLost):
+    """The stream ended, by the peer's will or with its connection."""
+
+
 class TaskStream:
     """One side of a conversation; any number of tasks may send, one receives."""
 
@@ -40,13 +44,13 @@ class TaskStream:
         self._sending = trio.Lock()
 
     async def send(self, message: TaskMessage) -> None:
-        """LocalProtocolError if it may not be said now; PeerLost if the stream is gone."""
+        """LocalProtocolError if it may not be said now; HungUp if the stream is gone."""
         async with self._sending:
             self.conversation.sent(message.KIND, now_us=now_us())
             try:
                 await self._stream.send_all(pack(to_value(message)))
             except (trio.BrokenResourceError, trio.ClosedResourceError, StreamLost) as exc:
-                raise PeerLost("the connection was lost") from exc
+                raise HungUp("the connection was lost") from exc
 
     async def receive(self) -> TaskMessage:
         """The peer's next message, if the conversation allows it; PeerLost or RemoteProtocolError."""
@@ -54,7 +58,7 @@ class TaskStream:
             data = await self._read()
             if not data:
                 self._reader.close()
-                raise PeerLost("the peer hung up")
+                raise HungUp("the peer hung up")
             self._unread.extend(self._reader.feed_untrusted(data))
         message = task_message_untrusted(self._unread.popleft())
         heard_us = now_us()
@@ -72,7 +76,7 @@ class TaskStream:
             try:
                 return bytes(await self._stream.receive_some(READ_BYTES))
             except (trio.BrokenResourceError, trio.ClosedResourceError, StreamLost) as exc:
-                raise PeerLost("the connection was lost") from exc
+                raise HungUp("the connection was lost") from exc
         assert deadline is not None
         raise PeerLost(f"nothing was heard in time while waiting for {deadline.waiting_for}")
 

@@ -1,5 +1,6 @@
 """A swarm of real peers: N `python -m peer up` processes on loopback that all know each other."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,7 @@ class SwarmConfig:
     providers: int | None = None
     home: Path | None = None  # None: a temporary folder that goes with the swarm, unless it failed
     models: tuple[Path, ...] = ()
+    command: tuple[str, ...] = (sys.executable, "-m", "peer")  # what `up` and its options follow
     ready_within_s: float = 60.0  # from the first start; a loaded two-core machine starts five peers in 15
     on_progress: Callable[[str], None] = _silent  # given whole sentences
     each: tuple[PeerSettings, ...] = ()
@@ -206,7 +208,7 @@ async def run_peer_command(
             command,
             pass_fds=() if namespace is None else (namespace,),
             cwd=ROOT,
-            env=processes.environment(),
+            env=processes.environment() | _screen(),
             stdout=out,
             stderr=None if show_progress else err,
             check=False,
@@ -217,6 +219,11 @@ async def run_peer_command(
         return subprocess.CompletedProcess(
             done.args, done.returncode, out.read().decode(), err.read().decode(errors="replace")
         )
+
+
+def _screen() -> dict[str, str]:
+    """What it prints is shown by us: as wide as our terminal, if we have one."""
+    return {"COLUMNS": str(os.get_terminal_size(1).columns)} if os.isatty(1) else {}
 
 
 @asynccontextmanager
@@ -310,7 +317,7 @@ def _peer(config: SwarmConfig, home: Path, index: int, network: Network | None) 
     settings = config.settings[index]
     own_home = home / settings.name
     journal = journals.Follower(own_home / journals.FILE)
-    command = [sys.executable, "-m", "peer", "up", "--home", str(own_home), "--name", settings.name]
+    command = [*config.command, "up", "--home", str(own_home), "--name", settings.name]
     command += ["--listen", _listen(network, index)]
     if settings.provides:
         command.append("--provide")

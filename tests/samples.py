@@ -63,7 +63,7 @@ ADVERT = Advert(
     devices=(Device("cuda", "NVIDIA L4", 1, 23_034, 20_480, (8, 9), ("fp16", "fp32")),
              Device("cpu", "x86", 1, None, None, None, ("fp32",))),
     models=(OfferedModel(MODEL, "small", "sd", "resident", (256, 256), 900_000,
-                         (Speed(256, 256, "fp32", 40_000, 90_000),)),),
+                         (Speed(256, 256, "fp32", 40_000, 90_000),), total_bytes=4_270_000_000),),
     limits=Limits(pixels=1 << 20, steps=100, prompt_bytes=2048, queue=4),
 )  # fmt: skip
 STATEMENT = Statement(

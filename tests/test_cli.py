@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -17,7 +18,7 @@ from peer.cli.doctor import check_clock, check_disk, check_home, check_key, chec
 from peer.cli.files import destination, write_whole
 from peer.cli.live import Live, total_range_us
 from peer.cli.preview import half_blocks, shrink
-from peer.cli.show import console, jobs_table, swarm_table, timeline_rows
+from peer.cli.show import console, jobs_table, swarm_table, timeline_rows, who
 from peer.cli.up import lines
 from peer.errors import NOBODY, UserError
 from protocol.wire.identity import peer_id_of, public_key_of
@@ -60,6 +61,7 @@ def picture(index=0, seed=7):
         "provider_name": EVIL,
         "peers_known": 4,
         "checked": ["signature", "file", "pixels"],
+        "asked_us": time.monotonic_ns() // 1000 - 211_000,
         "wall_us": 211_000,
         "unaccounted_us": 1_000,
         "timeline": TIMELINE,
@@ -87,14 +89,15 @@ FINISHED = ("finished", {"job": "ab" * 16, "done": 1, "failed": 0})
 def door(monkeypatch):
     """A control door that answers with `door.events`, then raises `door.error`, and remembers what was asked."""
     fake = types.ModuleType("peer.control")
-    fake.events, fake.error, fake.asked = [], None, []
+    fake.events, fake.error, fake.asked, fake.answers = [], None, [], []
 
-    async def request(config, kind, body, on_event):
+    async def request(config, kind, body, on_event, *, settings):
+        fake.settings = settings
         fake.asked.append((kind, body))
         fake.config = config
         for event_kind, event in fake.events:
             await trio.lowlevel.checkpoint()
-            on_event(event_kind, event)
+            fake.answers.append(on_event(event_kind, event))
         if fake.error is not None:
             raise fake.error
 
@@ -135,6 +138,8 @@ def test_a_render_saves_the_picture_and_says_where_the_time_went(peer, door, tmp
     assert max(map(len, said[2:])) <= 72
     ((kind, body),) = door.asked
     assert kind == "render"
+    assert body.pop("~saves")
+    assert body.pop("~asked_us") <= time.monotonic_ns() // 1000
     assert body == {
         "prompt": "a gold spiral",
         "negative": "",
@@ -150,6 +155,14 @@ def test_a_render_saves_the_picture_and_says_where_the_time_went(peer, door, tmp
     }
 
 
+def test_a_running_peer_is_told_from_one_that_takes_the_settings(peer, door):
+    door.events = [JOB, picture(), FINISHED]
+    peer("render", "x", "--device", "cpu", "--network", "art")
+    assert door.settings == ["--device", "--network"]
+    peer("render", "y")
+    assert door.settings == []
+
+
 def test_json_ends_with_one_object_about_the_saved_file(peer, door, tmp_path):
     door.events = [JOB, ATTEMPT, PROGRESS, picture(), FINISHED]
     code, out, err = peer("render", "x", "--json")
@@ -160,7 +173,14 @@ def test_json_ends_with_one_object_about_the_saved_file(peer, door, tmp_path):
     assert summary["sha256"] == hashlib.sha256(PNG).hexdigest()
     critical = sum(entry["us"] for entry in summary["timeline"] if entry["critical"])
     assert summary["wall_us"] - critical == summary["unaccounted_us"]
-    assert summary["timeline"][-1]["span"] == "write_file"
+    deliver, write_file = summary["timeline"][-2:]
+    assert [deliver["span"], write_file["span"]] == ["deliver", "write_file"]
+    assert deliver["start_us"] == 211_000
+    assert deliver["start_us"] + deliver["us"] == write_file["start_us"]
+    assert write_file["start_us"] + write_file["us"] == summary["wall_us"]
+    (saved,) = filter(None, door.answers)
+    assert saved["us"] == write_file["us"]
+    assert saved["start_us"] - summary["asked_us"] == write_file["start_us"]
 
 
 def test_a_batch_is_numbered_and_its_object_lists_all(peer, door, tmp_path):
@@ -196,6 +216,23 @@ def test_errors_are_a_sentence_and_an_exit_code(peer, door):
     assert peer("render", "x") == (3, "", "No peer can draw 4096x4096.\n")
     code, out, _ = peer("render", "x", "--json")
     assert (code, json.loads(out)) == (3, {"error": "No peer can draw 4096x4096.", "exit_code": 3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["render", "x", "--json", "--nonsense"], "No such option: --nonsense"),
+        (["render", "--json"], "Missing argument 'PROMPT'"),
+        (["jobs", "--json", "--limit", "many"], "'--limit'"),
+        (["bogus", "--json"], "No such command 'bogus'"),
+    ],
+)
+def test_wrong_usage_with_json_ends_with_an_object_too(peer, arguments, says):
+    code, out, err = peer(*arguments)
+    last = json.loads(out.splitlines()[-1])
+    assert (code, last["exit_code"]) == (2, 2)
+    assert says in last["error"]
+    assert last["error"] in err
 
 
 def test_an_existing_file_is_replaced_only_when_told(peer, door, tmp_path):
@@ -331,7 +368,7 @@ def test_sizes_and_guidance():
 def test_ctrl_c_cancels_once_and_says_so(peer, door, monkeypatch, tmp_path):
     closed = []
 
-    async def request(config, kind, body, on_event):
+    async def request(config, kind, body, on_event, **_):
         on_event(*JOB)
         on_event(*picture())
         os.kill(os.getpid(), signal.SIGINT)
@@ -367,7 +404,7 @@ def drawn(renderable, width=100):
 
 
 def test_the_swarm_is_a_table_that_a_peer_cannot_write_on(peer, door):
-    text = drawn(swarm_table(SWARM["peers"]), 140)
+    text = drawn(swarm_table(SWARM["peers"], 140), 140)
     assert text.splitlines()[1].startswith("oak (..")
     assert "[31mlinden[bold]" in text
     assert "[link=x]m" in text
@@ -378,6 +415,43 @@ def test_the_swarm_is_a_table_that_a_peer_cannot_write_on(peer, door):
     door.events = [("swarm", SWARM)]
     assert json.loads(peer("swarm", "--json")[1]) == SWARM
     assert peer("swarm")[0] == 0
+
+
+def test_tables_fit_narrow_terminals():
+    for columns in 60, 80, 100, 200:
+        rows = drawn(swarm_table(SWARM["peers"], columns), columns).splitlines()
+        assert max(map(len, rows)) <= columns
+        assert any("10.0 ms/step" in row for row in rows)
+        assert len(rows) <= (9 if columns < 100 else 3)
+    job = {"job": "ab" * 8, "created_us": 1_780_000_000_000_000, "state": "cancelled", "model": "0f" * 32,
+           "provider": OTHER, "wall_us": None, "pictures": 1, "sentence": "Nobody who is there can draw it."}  # fmt: skip
+    for columns, says in (80, ""), (100, "Nobody who"), (200, "Nobody who is there can draw it."):
+        _, row = drawn(jobs_table([job], columns), columns).splitlines()
+        assert says in row
+        assert len(row) <= columns
+
+
+def test_a_name_is_told_once():
+    tail = OTHER[-6:]
+    assert who("oak", OTHER) == who(f"oak ({tail})", OTHER) == f"oak (..{OTHER[-8:]})"
+    assert who("", OTHER) == who(tail, OTHER) == f"..{OTHER[-8:]}"
+
+
+def test_why_tells_of_attempts_that_failed_and_of_who_drew_it_in_the_end(peer, door):
+    attempts = [
+        {"number": 1, "peer": OTHER, "name": "oak", "outcome": "refused", "sentence": "It is busy."},
+        {"number": 2, "peer": OWN, "name": "elm", "outcome": "done", "sentence": None},
+    ]
+    candidates = [{"peer": each, "rtt_us": 900, "predicted_us": 2000} for each in (OTHER, OWN)]
+    report = {"job": "ab", "chosen": OTHER, "provider": OWN, "candidates": candidates, "attempts": attempts,
+              "timeline": TIMELINE, "wall_us": 211_000}  # fmt: skip
+    door.events = [("why", {"report": json.dumps(report)})]
+    out = peer("why")[1]
+    assert "Attempt 1, oak (.." in out
+    assert "refused: It is busy." in out
+    first, second = (line for line in out.splitlines() if "2.00 ms" in line)
+    assert first.split()[-1] == "chosen"
+    assert second.endswith("drew it")
 
 
 def test_watch_asks_again_until_ctrl_c(peer, door, monkeypatch):
@@ -398,8 +472,8 @@ def test_jobs_cancel_and_why(peer, door):
     job = {"job": "ab" * 16, "created_us": 1_780_000_000_000_000, "state": "done", "model": "reference",
            "provider": OTHER, "wall_us": 211_000, "pictures": 1, "sentence": None}  # fmt: skip
     door.events = [("jobs", {"jobs": [job]})]
-    assert "abababababab " in peer("jobs")[1]
-    assert "211 ms" in drawn(jobs_table([job]), 120)
+    assert "abababab " in peer("jobs")[1]
+    assert "211 ms" in drawn(jobs_table([job], 120), 120)
     door.events = [("jobs", {"jobs": []})]
     assert peer("jobs")[1] == "No jobs yet.\n"
     door.events = [("cancelled", {"job": "ab" * 16})]
@@ -527,7 +601,7 @@ def test_progress_in_a_terminal_is_one_line_with_a_preview(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "40")
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    with Live(1, quiet=False) as live:
+    with Live(1) as live:
         assert live.line().startswith("choosing a peer")
         live.on_attempt(0, "linden", 210_000)
         assert live.line().startswith("asking linden")
@@ -544,7 +618,7 @@ def test_progress_in_a_terminal_is_one_line_with_a_preview(monkeypatch):
 
 def test_nothing_moves_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr("sys.stderr", plain_file := io.StringIO())
-    with Live(1, quiet=False) as live:
+    with Live(1) as live:
         live.on_progress(0, PROGRESS[1])
     assert plain_file.getvalue() == ""
 
@@ -585,12 +659,26 @@ def test_what_needs_nothing_heavy_imports_nothing_heavy(arguments, tmp_path):
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
-def test_a_reader_that_leaves_is_no_traceback(tmp_path):
+@pytest.mark.parametrize("arguments", [["id"], ["--help"], ["id", "--wrong", "--json"]])
+def test_a_reader_that_leaves_is_no_traceback(arguments, tmp_path):
     environment = {**os.environ, "NEARLIGHT_HOME": str(tmp_path)}
     reader, writer = os.pipe()
     os.close(reader)
     with contextlib.closing(os.fdopen(writer, "wb")) as gone:
         done = subprocess.run(
-            [sys.executable, "-m", "peer", "id"], stdout=gone, stderr=subprocess.PIPE, env=environment
+            [sys.executable, "-m", "peer", *arguments], stdout=gone, stderr=subprocess.PIPE, env=environment
         )
-    assert done.stderr == b""
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_a_terminal_without_the_letters_shows_others(door, monkeypatch, tmp_path):
+    monkeypatch.setenv("NEARLIGHT_HOME", str(tmp_path))
+    door.events = [("swarm", SWARM)]
+    monkeypatch.setattr("sys.stdout", ascii_only := io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(SystemExit) as exit_:
+        main(["swarm"])
+    ascii_only.flush()
+    assert exit_.value.code == 0
+    assert b"1.23 ms" in ascii_only.buffer.getvalue()

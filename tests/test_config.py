@@ -42,6 +42,16 @@ def test_lists_come_from_all_three(tmp_path):
     assert config.allow == (PEER,)
 
 
+def test_a_number_is_read_from_both(tmp_path):
+    assert load_config(tmp_path, environment={}).memory_percent == 80
+    write(tmp_path, "memory_percent = 50\n")
+    assert load_config(tmp_path, environment={}).memory_percent == 50
+    assert load_config(tmp_path, environment={"NEARLIGHT_MEMORY_PERCENT": "60"}).memory_percent == 60
+    for wrong in ("half", "0", "101", "-1"):
+        with pytest.raises(ConfigError, match="memory_percent must be"):
+            load_config(tmp_path, environment={"NEARLIGHT_MEMORY_PERCENT": wrong})
+
+
 def test_a_shared_key_is_read_and_not_shown(tmp_path):
     config = load_config(tmp_path, environment={"NEARLIGHT_PSK": "ab" * 32})
     assert config.psk == b"\xab" * 32

@@ -10,16 +10,33 @@ import pytest
 import trio
 import trio.testing
 
+import peer.check
 import peer.requester
+from peer.ahead import UNUSED_AFTER_S
+from peer.asking import JobFailed
 from peer.picture import strip
-from peer.provider import ORPHAN_AFTER_US
 from peer.renderer.client import RendererDied, RenderFailed
-from peer.requester import JobFailed
-from peer.task_stream import TaskStream
-from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role
+from peer.task_stream import PeerLost, TaskStream
+from peer.work import ORPHAN_AFTER_US
+from protocol.errors import MalformedMessage, RemoteProtocolError
+from protocol.policy.timeline import ADVICE, EXECUTION
+from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role, State
+from protocol.wire.envelope import Domain, open_untrusted, seal
+from protocol.wire.identity import key_of_untrusted
+from protocol.wire.offer import Offer, SignedOffer
 from protocol.wire.receipt import Settled, SignedReceipt
 from protocol.wire.task import PROTOCOL as TASK_PROTOCOL
-from protocol.wire.task import Accept, Chunk, OfferMessage, ReceiptMessage, Refuse, Result
+from protocol.wire.task import (
+    Accept,
+    Ack,
+    Chunk,
+    OfferMessage,
+    ReceiptMessage,
+    Refuse,
+    Result,
+    Resume,
+    SettledMessage,
+)
 
 from .world import (
     DELAY_US,
@@ -37,9 +54,11 @@ from .world import (
 )
 
 FAR_DELAY_US = 20_000
-LARGE = {"width": 512, "height": 512}  # a dozen chunks
+LARGE = {"width": 512, "height": 512}  # a dozen chunks of the largest, four dozen of the smallest
+MIDWAY_BYTES = 400_000  # of 786,000: more than go before the first acknowledgement
 CANARY = "an unmistakable cormorant"
 DELAY_ADDED_US = 100_000
+OFFERS = Domain(NETWORK, "offer")
 
 
 @pytest.fixture
@@ -142,9 +161,10 @@ async def test_a_peer_that_became_busy_refuses_and_the_next_is_asked(
     autojump_clock, world, alice, near, nursery
 ):
     carol = await world.add("carol", provide=False)
-    far = await world.add("far", delay_us=FAR_DELAY_US)
+    far = await world.add("far", delay_us=FAR_DELAY_US, allow=(alice.id,))  # carol is drawn for by near
+    near.renderer.stage_us["step"] = 1_000_000
     nursery.start_soon(carol.ask)
-    await trio.sleep(0.01)
+    await trio.sleep(0.2)
     drawn = await alice.ask()
     assert providers(drawn, near, far)
     assert drawn.attempts[0].outcome == "refused"
@@ -247,39 +267,40 @@ async def test_a_connection_cut_while_rendering_costs_a_new_attempt(autojump_clo
     assert well_accounted(drawn)
 
 
-def cut_after_chunks(world, one, other, number, **how):
-    chunks = []
+def cut_midway(world, one, other, **how):
+    """Breaks their connection once at a chunk in the middle; (chunks up to there, chunks after it)."""
+    before, after = [], []
 
     def tamper(source, target, message):
         if isinstance(message, Chunk):
-            chunks.append(message)
-            if len(chunks) == number:
+            broken = before and before[-1].offset >= MIDWAY_BYTES
+            (after if broken else before).append(message)
+            if not broken and message.offset >= MIDWAY_BYTES:
                 world.network.cut(one.id, other.id, **how)
         return message
 
     world.network.tamper = tamper
-    return chunks
+    return before, after
 
 
 async def test_a_transfer_that_breaks_is_resumed_and_nothing_rendered_twice(
     autojump_clock, world, alice, near, far
 ):
-    chunks = cut_after_chunks(world, alice, near, 7)
+    before, after = cut_midway(world, alice, near)
     asked, wanted = Asked(), statement(**LARGE)
     drawn = await alice.ask(wanted, asked=asked)
     assert providers(drawn, near)
     assert strip(drawn.file)[0] == picture(512, 512, wanted.seed)[0]
     assert len(near.renderer.rendered) == 1
     assert any("fetching the rest" in said for said in asked.told)
-    assert len({chunk.offset for chunk in chunks}) < len(chunks)  # what was lost on the way came again
-    assert any(chunk.offset for chunk in chunks[7:8])  # and not from the beginning
+    assert 0 < after[0].offset <= before[-1].offset  # what was lost on the way came again, and no more
     assert well_accounted(drawn)
 
 
 async def test_a_provider_that_leaves_during_its_transfer_is_waited_for_and_replaced(
     autojump_clock, world, alice, near, far
 ):
-    cut_after_chunks(world, alice, near, 7, for_ever=True)
+    cut_midway(world, alice, near, for_ever=True)
     began_us = now_us()
     drawn = await alice.ask(statement(**LARGE))
     assert providers(drawn, near, far)
@@ -302,7 +323,7 @@ def flipped(data):
 
 
 def bomb():
-    """A PNG of 64x64 whose pixels unpack to 50 MB."""
+    """A PNG of 64x64 whose pixels unpack to 10 MB."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -323,7 +344,7 @@ LIES = {
         lambda it: replace(it, envelope=flipped(it.envelope)),
         "does not hold",
     ),
-    "no bytes": (Chunk, lambda it: None, "waiting for bytes"),
+    "no bytes": (Chunk, lambda it: None, "0 of 12420 bytes arrived"),
     "no message": (Result, lambda it: b"\0\0\0\2\xff\xff", "does not hold"),
 }
 
@@ -342,7 +363,7 @@ async def test_what_does_not_hold_is_drawn_by_another(autojump_clock, world, ali
 PICTURES = {
     "a bomb": (lambda it: replace(it, file=bomb()), "exactly"),
     "a picture of another size": (lambda it: replace(it, file=picture(72, 64, 1)[0]), "72x64"),
-    "no picture": (lambda it: replace(it, file=b"GIF89a"), "not a PNG"),
+    "no picture": (lambda it: replace(it, file=b"GIF89a"), "no PNG file"),
     "other pixels than it signed": (lambda it: replace(it, pixels=bytes(32)), "other pixels"),
 }
 
@@ -402,7 +423,7 @@ async def test_cancelling_stops_the_renderer_and_gives_a_receipt_of_what_was_don
     receipt = receipt_of(near, attempt)
     assert (receipt.outcome, receipt.outputs) == ("cancelled", 0)
     assert 2 <= receipt.steps_done <= 3
-    assert near.provider.live_state().running == 0
+    assert near.work.live_state().running == 0
 
 
 async def test_a_task_cancelled_in_the_queue_never_runs(autojump_clock, alice, near, nursery):
@@ -450,9 +471,9 @@ async def test_tasks_that_are_over_are_forgotten(autojump_clock, alice, near):
     with trio.move_on_after(0.1):
         near.renderer.stage_us["step"] = 1_000_000
         await alice.ask(statement(seed=8))
-    assert len(near.provider._tasks) == 2
+    assert len(near.work._tasks) == 2
     await trio.sleep(1300)
-    assert not near.provider._tasks
+    assert not near.work._tasks
 
 
 # time
@@ -461,7 +482,7 @@ async def test_tasks_that_are_over_are_forgotten(autojump_clock, alice, near):
 async def measured(world, alice, near, stage, clock, monkeypatch):
     """One picture with `stage` delayed."""
     us = DELAY_ADDED_US
-    plan, check = peer.requester.plan, peer.requester.check_picture_untrusted
+    plan, check = peer.requester.plan, peer.check.check_picture_untrusted
 
     def slow(function, *args, **more):
         clock.jump(us / 1e6)
@@ -471,9 +492,25 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
         case "plan":
             monkeypatch.setattr(peer.requester, "plan", partial(slow, plan))
         case "check":
-            monkeypatch.setattr(peer.requester, "check_picture_untrusted", partial(slow, check))
+            monkeypatch.setattr(peer.check, "check_picture_untrusted", partial(slow, check))
         case "save":
             alice.save_us += us
+        case "sign":
+            monkeypatch.setattr(near.work, "_sign", partial(slow, near.work._sign))
+        case "submit":
+            return await alice.ask(asked_us=now_us() - us)
+        case "embed":
+            monkeypatch.setattr(peer.requester, "embed", partial(slow, peer.requester.embed))
+        case "dial":
+            open_stream = alice.host.open_stream
+
+            async def open_late(there, protocol):
+                await trio.sleep(us / 1e6)
+                return await open_stream(there, protocol)
+
+            monkeypatch.setattr(alice.host, "open_stream", open_late)
+        case "start_renderer":
+            near.renderer.start_us += us
         case "load_weights":
             near.renderer.load_us += us
         case "handoff":
@@ -489,17 +526,36 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
     return await alice.ask()
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["plan", "offer", "load_weights", "handoff", *STAGES, "handback", "transfer", "check", "save"],
+DELAYED = (
+    *("submit", "plan", "dial", "offer", "start_renderer", "load_weights", "handoff"),
+    *(*STAGES, "handback", "sign", "transfer", "check", "save", "embed"),
 )
+DELAYED_ELSEWHERE = {"wait", "lost"} | {
+    "start_peer",
+    "join",
+    "deliver",
+    "write_file",
+}  # below; in test_service
+NOT_YET_DONE = {"load_adapter"}
+
+
+def test_every_stage_that_has_words_for_a_person_is_delayed_in_a_test():
+    assert {*DELAYED} | DELAYED_ELSEWHERE | NOT_YET_DONE == EXECUTION | ADVICE.keys()
+
+
+@pytest.mark.parametrize("stage", DELAYED)
 async def test_a_delay_is_seen_in_the_span_of_its_stage_and_nowhere_else(
     autojump_clock, world, alice, near, stage, monkeypatch
 ):
+    async def cold():
+        """The renderer's process is gone, and so is the stream that was opened ahead."""
+        await trio.sleep(UNUSED_AFTER_S + 1)
+        near.renderer.resident, near.renderer.running = (), False
+
     await alice.ask()
-    near.renderer.resident = ()
+    await cold()
     usual = await alice.ask()
-    near.renderer.resident = ()
+    await cold()
     delayed = await measured(world, alice, near, stage, autojump_clock, monkeypatch)
     before, after = spans_us(usual.timeline), spans_us(delayed.timeline)
     added = DELAY_ADDED_US * (4 if stage == "step" else 1)
@@ -516,6 +572,17 @@ async def test_opening_a_connection_is_the_span_dial(autojump_clock, world, alic
     world.network.cut(alice.id, near.id)
     drawn = await alice.ask()
     assert spans_us(drawn.timeline)["dial"] > usual + 80_000
+    assert well_accounted(drawn)
+
+
+async def test_an_attempt_that_gave_nothing_is_the_span_lost(autojump_clock, alice, near, far):
+    near.renderer.error = RendererDied("it was killed by SIGKILL")
+    near.renderer.stage_us["step"] = 5_000_000
+    drawn = await alice.ask()
+    assert providers(drawn, near, far)
+    spans = spans_us(drawn.timeline)
+    assert 5_000_000 < spans.pop("lost") < 5_100_000
+    assert sum(spans.values()) < 1_000_000
     assert well_accounted(drawn)
 
 
@@ -581,7 +648,7 @@ async def test_a_task_cancelled_in_the_queue_is_forgotten_in_the_end(autojump_cl
     with trio.move_on_after(1):
         await alice.ask(statement(seed=8))
     await trio.sleep(1300)
-    assert not near.provider._tasks
+    assert not near.work._tasks
 
 
 async def test_a_requester_that_acknowledges_nothing_does_not_hold_a_stream_for_ever(
@@ -600,6 +667,259 @@ async def test_a_requester_that_acknowledges_nothing_does_not_hold_a_stream_for_
     silent = TaskStream(stream, Conversation(Role.REQUESTER))
     await silent.send(offers[0])
     assert isinstance(await silent.receive(), Accept)
-    assert near.provider._streams.borrowed_tokens > 0
+    assert near.provider.statistics()["talking"] == 1
     await trio.sleep(ACK_WITHIN_US / 1e6 + 1)
-    assert near.provider._streams.borrowed_tokens == 0
+    assert near.provider.statistics()["talking"] == 0
+
+
+# a provider and what it is told
+
+
+class Heard:
+    """The task messages that went over the wire, by who said them."""
+
+    def __init__(self, world):
+        self.messages = []
+        world.network.tamper = self
+
+    def __call__(self, source, target, message):
+        self.messages.append((source, message))
+        return message
+
+    def kinds(self, source):
+        return [message.KIND for said_by, message in self.messages if said_by == source.id]
+
+    def offer(self):
+        return next(message for _, message in self.messages if isinstance(message, OfferMessage))
+
+
+async def say(source, target, *messages):
+    """Opens a task stream and says these there."""
+    stream = await source.host.open_stream(target.id, TASK_PROTOCOL)
+    talk = TaskStream(stream, Conversation(Role.REQUESTER))
+    for message in messages:
+        await talk.send(message)
+    return talk
+
+
+def offer_of(source, target, wanted, attempt=b"a" * 16):
+    session = source.links.session(target.id)
+    offer = Offer(
+        statement=wanted,
+        provider=key_of_untrusted(target.id),
+        boot_id=session.hello.boot_id,
+        attempt=attempt,
+        expires_us=session.remote_now_us() + 60_000_000,
+        max_wait_us=None,
+    )
+    signed = SignedOffer.sign(offer, network=NETWORK, private_key=source.key)
+    return OfferMessage(signed.envelope.to_bytes(), session.clock_us())
+
+
+@pytest.mark.parametrize("cold", [True, False])
+async def test_the_times_of_a_receipt_add_up_to_what_passed(autojump_clock, world, alice, near, cold):
+    if not cold:
+        await alice.ask()
+    heard = Heard(world)
+    began_us = now_us()
+    drawn = await alice.ask()
+    result_us = next(
+        message.sent_us - near.links.session(alice.id).epoch_us
+        for _, message in heard.messages
+        if isinstance(message, Result)
+    )
+    receipt, spans = receipt_of(near, drawn.attempts[0].id), spans_us(drawn.timeline)
+    assert receipt.load_us == (near.renderer.start_us + near.renderer.load_us if cold else 0)
+    starting_us = spans.get("start_renderer", 0) + DELAY_US  # which the way of ACCEPT covers
+    assert starting_us == near.renderer.start_us if cold else "start_renderer" not in spans
+    assert spans.get("load_weights", 0) == (near.renderer.load_us if cold else 0)
+    heard_offer_us = result_us - receipt.queue_us - receipt.load_us - receipt.render_us
+    assert began_us < heard_offer_us < began_us + 10 * DELAY_US
+    assert well_accounted(drawn)
+
+
+@pytest.mark.parametrize("what", ["another receipt", "before there is one"])
+async def test_settled_is_for_the_receipt_that_was_sent(autojump_clock, world, alice, near, what):
+    if what == "another receipt":
+        lie = Settled(b"a" * 16, b"r" * 32, accepted=True)
+        talk = await say(alice, near, offer_of(alice, near, statement()))
+        while not isinstance(message := await talk.receive(), ReceiptMessage):
+            if isinstance(message, Chunk):
+                await talk.send(Ack(message.offset + len(message.data)))
+    else:
+        near.renderer.stage_us["step"] = 10_000_000
+        lie = Settled(b"a" * 16, bytes(32), accepted=True)
+        talk = await say(alice, near, offer_of(alice, near, statement()))
+        talk.conversation.states[Role.REQUESTER] = State.SETTLING
+    envelope = lie.sign(network=NETWORK, private_key=alice.key)
+    await talk.send(SettledMessage(envelope.to_bytes(), 0))
+    await trio.sleep(1)
+    assert not near.settled
+    ((peer, _, error),) = near.host.errors
+    assert peer == alice.id
+    assert isinstance(error, RemoteProtocolError)
+
+
+async def test_an_offer_that_cannot_be_read_ends_the_stream_and_is_let_out(
+    autojump_clock, world, alice, near
+):
+    good = offer_of(alice, near, statement())
+    value = open_untrusted(good.envelope, domain=OFFERS).value_untrusted()
+    value["statement"] = statement(steps=0).to_bytes()
+    envelope = seal(value, domain=OFFERS, private_key=alice.key)
+    talk = await say(alice, near, OfferMessage(envelope.to_bytes(), 0))
+    with pytest.raises(PeerLost):
+        await talk.receive()
+    ((_, _, error),) = near.host.errors
+    assert isinstance(error, MalformedMessage)
+
+
+async def test_an_offer_with_a_field_of_the_future_is_refused_and_nobody_blamed(
+    autojump_clock, world, alice, near
+):
+    good = offer_of(alice, near, statement())
+    value = open_untrusted(good.envelope, domain=OFFERS).value_untrusted()
+    envelope = seal(value | {"zeal": 1}, domain=OFFERS, private_key=alice.key)
+    talk = await say(alice, near, OfferMessage(envelope.to_bytes(), 0))
+    assert (await talk.receive()).code == "unknown_field"
+    assert not near.host.errors
+
+
+CANNOT = {
+    "its family's sampler": ({"sampler": "flow_euler"}, "unsupported", "is sampled with ddim or euler, not"),
+    "its size": ({"width": 72, "height": 80}, "unsupported", "multiples of 16 px, not 72x80"),
+    "its tokens": ({"prompt": "word " * 80}, "too_large", "82 tokens long; this model reads 77"),
+    "its steps": ({"steps": 150}, "unsupported", "takes at most 100 steps, not 150"),
+}
+
+
+@pytest.mark.parametrize("what", CANNOT)
+async def test_what_a_model_cannot_draw_is_refused_before_it_is_loaded(
+    autojump_clock, world, alice, near, what
+):
+    changes, code, sentence = CANNOT[what]
+    ((model, held),) = near.work.models.items()
+    near.work.models[model] = replace(held, abilities=replace(held.abilities, cell_px=16, most_steps=100))
+    heard = Heard(world)
+    with pytest.raises(JobFailed, match=sentence):
+        await alice.ask(statement(**changes))
+    assert heard.kinds(near) == ["refuse"]
+    assert next(message for source, message in heard.messages if source == near.id).code == code
+    assert not near.renderer.running
+    loner = near
+    with pytest.raises(JobFailed, match=sentence):  # on one's own device, the same words
+        await loner.ask(statement(**changes), remote=False)
+
+
+async def test_what_only_the_renderer_finds_out_fails_before_start(autojump_clock, world, alice, near):
+    near.renderer.refuses = RenderFailed("unsupported", "This renderer cannot.", "requester")
+    heard = Heard(world)
+    with pytest.raises(JobFailed, match="This renderer cannot"):
+        await alice.ask()
+    kinds = heard.kinds(near)
+    assert (kinds[0], kinds[-1]) == ("accept", "failed")
+    assert set(kinds[1:-1]) == {"loading"}
+
+
+async def test_bytes_go_while_the_receipt_is_stored_and_the_receipt_after_it(
+    autojump_clock, world, alice, near
+):
+    heard, stored_us = Heard(world), []
+    keep = near.work._on_receipt
+
+    async def slowly(task, envelope):
+        await trio.sleep(0.1)
+        await keep(task, envelope)
+        stored_us.append(now_us())
+
+    near.work._on_receipt = slowly
+    drawn = await alice.ask()
+    clock = near.links.session(alice.id)
+    sent_us = {
+        message.KIND: message.sent_us - clock.epoch_us
+        for _, message in heard.messages
+        if isinstance(message, Result | ReceiptMessage)
+    }
+    assert sent_us["result"] <= stored_us[0] - 100_000
+    assert sent_us["receipt"] >= stored_us[0]
+    assert well_accounted(drawn)
+
+
+async def test_the_receipt_follows_the_last_byte_and_waits_for_no_acknowledgement(
+    autojump_clock, world, alice, near
+):
+    heard = Heard(world)
+    wanted = statement(**LARGE)
+    drawn = await alice.ask(wanted)
+    await trio.sleep(1)
+    said = [(source, message.KIND) for source, message in heard.messages]
+    receipt = said.index((near.id, "receipt"))
+    assert said[receipt - 1] == (near.id, "chunk")
+    assert (alice.id, "ack") in said[receipt:]  # of chunks that were under way
+    assert strip(drawn.file)[0] == picture(512, 512, wanted.seed)[0]
+    assert near.settled
+    assert alice.host.errors == near.host.errors == []
+
+
+# streams opened ahead
+
+
+async def test_a_stream_opened_ahead_is_kept_a_minute_and_costs_no_conversation(
+    autojump_clock, world, alice, near
+):
+    streams = [await alice.host.open_stream(near.id, TASK_PROTOCOL) for _ in range(3)]
+    await trio.sleep(1)
+    assert near.provider.statistics() | {"idle": 3, "talking": 0} == near.provider.statistics()
+    await trio.sleep(2)
+    assert await streams[2].receive_some() == b""  # one more than is kept
+    await trio.sleep(50)
+    talk = TaskStream(streams[0], Conversation(Role.REQUESTER))
+    await talk.send(offer_of(alice, near, statement()))
+    assert isinstance(await talk.receive(), Accept)
+    await trio.sleep(7)
+    assert await streams[1].receive_some() == b""  # its minute is over
+    assert not near.host.errors
+
+
+async def test_over_the_limit_of_all_an_offer_is_refused_as_busy(autojump_clock, world, alice, near):
+    near.provider._streams.limits = replace(near.provider._streams.limits, talking=1)
+    near.renderer.stage_us["step"] = 10_000_000
+    first = await say(alice, near, offer_of(alice, near, statement()))
+    assert isinstance(await first.receive(), Accept)
+    second = await say(alice, near, offer_of(alice, near, statement(seed=8), b"b" * 16))
+    assert (await second.receive()).code == "busy"
+    third = await say(alice, near, Resume(b"a" * 16, 0, 0))
+    with pytest.raises(PeerLost):
+        await third.receive()
+    assert not near.host.errors
+
+
+# memory
+
+
+async def test_a_renderer_that_grew_too_large_is_replaced_between_tasks(autojump_clock, world, alice, near):
+    near.work._memory_limit_bytes = 1 << 40
+    near.renderer.used_bytes = 1 << 30
+    await alice.ask()
+    assert not near.renderer.retired
+    near.renderer.used_bytes = 1 << 41
+    drawn = [await alice.ask(statement(seed=seed)) for seed in range(3)]
+    assert len(near.renderer.retired) == 1  # not for each picture: it may need as much as that
+    (event,) = near.events("memory")
+    assert event["renderer_mib"] == 1 << 21
+    assert event["limit_mib"] == 1 << 20
+    assert [bool(spans_us(each.timeline).get("start_renderer")) for each in drawn] == [False, True, False]
+    await trio.sleep(600)
+    await alice.ask()
+    assert len(near.renderer.retired) == 2
+
+
+async def test_a_load_that_takes_twice_as_long_as_the_last_one_is_waited_for(
+    autojump_clock, alice, near, far
+):
+    near.renderer.load_us = 4_000_000
+    near.renderer.resident = ()
+    await alice.ask()
+    near.renderer.load_us = 10_000_000
+    near.renderer.resident = ()
+    assert providers(await alice.ask(), near)

@@ -1,4 +1,8 @@
-"""Devices as drivers describe them: the answers of NVML, and what is made of an answer that is missing."""
+"""What is made of the answers of NVML, and of those that are missing.
+
+No machine with a GPU gave these answers: they are typical ones, written by hand from what is published about such
+devices, and `Nvml` stands in for the module.  The CPU's test at the end is of the machine that runs it.
+"""
 
 from types import SimpleNamespace
 
@@ -8,7 +12,7 @@ from peer.renderer.devices import cpu_device, detect, nvidia_devices
 
 GIB = 1 << 30
 
-# What NVML says of such devices: name, total and free bytes, compute capability, UUID.
+# What NVML may say of such devices, not recordings: name, total and free bytes, compute capability, UUID.
 H100 = (
     "NVIDIA H100 80GB HBM3",
     (85520809984, 84929937408),

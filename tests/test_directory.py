@@ -2,10 +2,12 @@ import functools
 
 import pytest
 
+from protocol.errors import LocalProtocolError
 from protocol.policy import directory as module
 from protocol.policy.directory import PENALTY_HALVES_US, PENALTY_US, Directory, Verdict
 from protocol.policy.rtt import Rtt
-from protocol.wire.advert import SignedAdvert
+from protocol.wire.advert import MAX_SYNC_KNOWN, SignedAdvert, known_untrusted, sync_request
+from protocol.wire.frames import FrameReader, pack
 from protocol.wire.identity import peer_id_of, public_key_of
 
 from .truth import advert, live
@@ -232,3 +234,25 @@ def test_a_candidate_is_a_snapshot():
     assert before.rtt is None
     with pytest.raises(AttributeError):
         before.rtt = None
+
+
+def test_a_request_names_as_many_peers_as_it_may_those_heard_last_first(monkeypatch):
+    monkeypatch.setattr(module, "MAX_SYNC_KNOWN", 2)
+    directory = Directory(peer(OWN))
+    keys = [bytes([number]) * 32 for number in range(2, 7)]
+    for now_us, key in enumerate(keys):
+        assert directory.on_advert(signed(key), now_us, WALL_US).fresh
+    assert set(directory.versions()) == {peer(key) for key in keys[-2:]}
+
+
+def test_a_request_of_a_full_directory_can_be_read_and_one_beyond_it_is_never_made():
+    known = {base58(number): (2**64 - 1, 2**64 - 1) for number in range(MAX_SYNC_KNOWN)}
+    (value,) = FrameReader().feed_untrusted(pack(sync_request(known)))
+    assert known_untrusted(value) == known
+    with pytest.raises(LocalProtocolError):
+        sync_request(known | {base58(MAX_SYNC_KNOWN): (0, 0)})
+
+
+def base58(number):
+    """As long as any peer id."""
+    return f"12D3KooW{number:044d}"

@@ -19,6 +19,8 @@ from peer.store.ledger import (
     LedgerError,
     ReceiptRecord,
 )
+from peer.store.speeds import keep, remember
+from protocol.policy.prediction import Measured, SpeedBook
 
 JOB = JobRecord(
     job="ab12cd34",
@@ -219,3 +221,37 @@ def test_a_ledger_from_the_future_is_left_alone(tmp_path):
 def test_a_ledger_where_a_folder_is_is_a_sentence(tmp_path):
     with pytest.raises(LedgerError, match="cannot be used"):
         Ledger(tmp_path)
+
+
+def test_what_was_measured_of_a_device_is_there_after_a_restart_and_for_that_device_only(tmp_path):
+    book, model, path = SpeedBook(), b"m" * 32, tmp_path / "ledger.sqlite3"
+    book.on_load("me", model, 3_000_000)
+    for pixels, step_us in ((64 * 64, 10_000), (128 * 128, 30_000), (128 * 128, 34_000)):
+        book.on_speed("me", model, "fp32", Measured(pixels, step_us, 5_000))
+    book.on_load("another", model, 1)
+    ledger = Ledger(path)
+    keep(ledger, "cpu", SpeedBook(), "me")  # nothing was measured: nothing is kept
+    keep(ledger, "cpu", book, "me")
+    keep(ledger, "cpu", book, "me")
+    ledger.close()
+    ledger = Ledger(path)
+    again, elsewhere = SpeedBook(), SpeedBook()
+    remember(ledger, "cpu", again, "me")
+    remember(ledger, "cuda:0", elsewhere, "me")
+    ledger.close()
+    assert again.of("me") == book.of("me")
+    assert again.of("another") is elsewhere.of("me") is None
+
+
+def test_an_older_ledger_is_brought_up_to_date_with_what_is_in_it(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    ledger = Ledger(path)
+    ledger.put_job(JOB)
+    ledger.close()
+    database = sqlite3.connect(path)
+    database.executescript("DROP TABLE loads; DROP TABLE speeds; PRAGMA user_version = 1")
+    database.close()
+    ledger = Ledger(path)
+    assert ledger.get_job(JOB.job) is not None
+    assert ledger.speeds("cpu") == ({}, ())
+    ledger.close()

@@ -147,7 +147,7 @@ def test_a_picture_without_a_receipt_is_left_alone():
 def test_what_could_not_be_found_again_is_not_embedded():
     with pytest.raises(ValueError, match="to embed"):
         embed(PNG, b"x" * (MAX_BUNDLE_BYTES + 1))
-    with pytest.raises(ValueError, match="not a PNG"):
+    with pytest.raises(ValueError, match="no PNG"):
         embed(b"GIF89a", b"text")
 
 
@@ -190,8 +190,8 @@ PADDING = chunk(b"pHYs", bytes(9))
 @pytest.mark.parametrize(
     ("why", "data"),
     [
-        ("not a PNG file", b""),
-        ("not a PNG file", b"\xff\xd8\xff\xe0" + bytes(100)),
+        ("it is no PNG file", b""),
+        ("it is no PNG file", b"\xff\xd8\xff\xe0" + bytes(100)),
         ("a picture of 32x16, where 24x16", png_of(header(width=32), GOOD_DATA)),
         ("a picture of 65535x65535", png_of(header(65535, 65535), GOOD_DATA)),
         ("not 8-bit RGB", png_of(header(rest=(8, 6, 0, 0, 0)), GOOD_DATA)),

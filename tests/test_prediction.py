@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from protocol.policy import prediction as module
@@ -10,6 +12,9 @@ from protocol.policy.prediction import (
     Exclusion,
     SpeedBook,
     predict,
+    predict_own,
+    promised_load_us,
+    unknown_load_us,
 )
 from protocol.policy.rtt import Rtt
 from protocol.wire.advert import Device, Limits, Speed
@@ -95,6 +100,44 @@ def test_weights_that_are_not_resident_must_be_loaded_and_live_state_knows_best(
 def test_an_unknown_load_is_uncertain_in_full():
     prediction = predicted(advert=advert(models=(offered("disk"),)), state=live(resident=()))
     assert prediction.uncertain_us >= UNKNOWN_LOAD_US
+
+
+def of_bytes(total_bytes, **changes):
+    return advert(models=(replace(offered("disk", step_us=None), total_bytes=total_bytes),), **changes)
+
+
+def test_an_unknown_load_goes_with_the_size_of_the_model_and_the_start_of_a_renderer():
+    small = spans(advert=of_bytes(24_000_000), state=live(resident=()))
+    large = spans(advert=of_bytes(14_000_000_000), state=live(resident=()))
+    assert small["load_weights"] == module.RENDERER_START_US + 120_000
+    assert large["load_weights"] == module.RENDERER_START_US + 70 * S
+
+
+def test_an_unknown_step_goes_with_the_size_of_the_model_down_to_a_bound():
+    steps_us = {
+        size: predicted(advert=of_bytes(size)).step_us
+        for size in (None, module.MEASURED_BYTES, 2 * module.MEASURED_BYTES, 24_000_000, 0)
+    }
+    full_us = steps_us[None]
+    assert list(steps_us.values())[1:] == [full_us, 2 * full_us, full_us // 16, full_us // 16]
+
+
+def test_a_small_model_that_nobody_measured_is_predicted_to_take_seconds_not_a_quarter_of_a_minute():
+    cold = predicted(advert=of_bytes(24_000_000), state=live(resident=()))
+    assert 3 * S < cold.total_us < 5 * S  # 4.6 s were measured of the reference model
+
+
+def test_a_provider_expects_of_a_load_what_it_measured_and_promises_more():
+    book = SpeedBook()
+    for size in (None, 24_000_000, 14_000_000_000):
+        expected_us, _, _ = predict_own(book.of("me"), statement(), resident=False, model_bytes=size)
+        assert expected_us == unknown_load_us(size)
+    book.on_load("me", MODEL, 20 * S)
+    expected_us, _, _ = predict_own(book.of("me"), statement(), resident=False, model_bytes=24_000_000)
+    assert expected_us == 20 * S
+    assert promised_load_us(expected_us) == 60 * S
+    assert promised_load_us(1) == module.LEAST_LOAD_PROMISE_US
+    assert promised_load_us(0) == 0
 
 
 def test_a_claim_at_another_size_is_scaled_by_pixels_and_less_certain():

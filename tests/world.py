@@ -21,15 +21,21 @@ import peer.link
 import peer.provider
 import peer.requester
 import peer.task_stream
+import peer.work
+from peer.asking import Asked as AskedAt
+from peer.asking import Events
 from peer.changed import Changed
 from peer.gossip import Gossip
 from peer.journal import Journal
 from peer.link import BURST, BURST_EVERY_S, Links
 from peer.network import DialFailed, NotConnected, StreamLost
 from peer.provider import Provider
+from peer.renderer.abilities import Abilities, Reader
 from peer.renderer.client import RenderCancelled, Rendered, Step
-from peer.requester import Events, Requester
+from peer.requester import Requester
 from peer.store.ledger import Ledger, ReceiptRecord
+from peer.store.models import LocalModel
+from peer.work import Work
 from protocol.policy.directory import Directory
 from protocol.policy.timeline import Timeline
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert
@@ -44,7 +50,8 @@ NETWORK = "world"
 MODEL, OTHER_MODEL = b"m" * 32, b"o" * 32
 LIMITS = Limits(pixels=2048 * 2048, steps=200, prompt_bytes=8192, queue=16)
 DELAY_US = 1_000  # one way, between two peers of which nothing else is said
-STAGES = ("noise", "encode_prompt", "step", "decode", "encode_image")
+READERS = (Reader(77, lambda text: 2 + len(text.split())),)  # a token for each word, and the end marks
+STAGES = ("noise", "encode_prompt", "prepare", "step", "decode", "encode_image")
 
 
 def now_us():
@@ -53,7 +60,7 @@ def now_us():
 
 def use_virtual_time(monkeypatch):
     """The peers' clock is trio's, and what they leave to threads is done at once."""
-    for module in (peer.gossip, peer.link, peer.provider, peer.requester, peer.task_stream):
+    for module in (peer.gossip, peer.link, peer.provider, peer.requester, peer.task_stream, peer.work):
         monkeypatch.setattr(module, "now_us", now_us)
     monkeypatch.setattr(trio.to_thread, "run_sync", _at_once)
 
@@ -329,10 +336,14 @@ class FakeRenderer:
     def __init__(self):
         self.environment, self.pid, self.restarts = "fake", None, 0
         self.resident = ()
-        self.load_us = 50_000
+        self.load_us, self.start_us = 50_000, 30_000
+        self.running = False  # its process
+        self.refuses = None  # raised before it starts
+        self.used_bytes, self.retired = None, []
         self.stage_us = {
             "noise": 100,
             "encode_prompt": 5_000,
+            "prepare": 500,
             "step": 20_000,
             "decode": 8_000,
             "encode_image": 3_000,
@@ -345,14 +356,27 @@ class FakeRenderer:
         self.prompts = []
         self._cancels = {}
 
-    async def load(self, folder, model):
+    async def load(self, folder, model, variant=""):
         if model in self.resident:
-            return 0
+            return ()
+        began_us, spans = now_us(), []
+        if not self.running:
+            await trio.sleep(self.start_us / 1e6)
+            spans.append(("start_renderer", began_us, now_us() - began_us))
+            self.running, began_us = True, now_us()
         await trio.sleep(self.load_us / 1e6)
         self.resident = (*self.resident, model)
-        return self.load_us
+        return (*spans, ("load_weights", began_us, now_us() - began_us))
 
-    async def render(self, task, model, statement_bytes, on_step, *, preview=True):
+    def memory_bytes(self):
+        return self.used_bytes
+
+    async def retire(self, why):
+        self.retired.append(why)
+        self.resident, self.running = (), False
+        await trio.lowlevel.checkpoint()
+
+    async def render(self, task, model, statement_bytes, on_step, *, on_started=lambda: None, preview=True):
         wanted = Statement.from_untrusted(statement_bytes)
         self.prompts.append(wanted.prompt)
         stop = self._cancels[task] = trio.Event()
@@ -369,8 +393,12 @@ class FakeRenderer:
 
         try:
             await trio.sleep(self.handoff_us / 1e6)
+            if self.refuses is not None:
+                raise self.refuses
+            on_started()
             await stage("noise")
             await stage("encode_prompt")
+            await stage("prepare")
             for step in range(1, wanted.steps + 1):
                 if step == self.hangs_at_step:
                     await stop.wait()
@@ -404,6 +432,11 @@ class FakeModel:
 
     id: bytes
     folder: Path = Path("model")
+    variant: str = ""
+    bytes: int = 24_000_000
+    abilities: Abilities = field(default_factory=lambda: Abilities("sd", 8, 1000, True, READERS))
+
+    why_not, surely_reads, why_not_read = LocalModel.why_not, LocalModel.surely_reads, LocalModel.why_not_read
 
 
 class Peer:
@@ -427,7 +460,7 @@ class Peer:
             self.host,
             self.directory,
             network=NETWORK,
-            state=lambda: self.provider.live_state() if provide else None,
+            state=lambda: self.work.live_state() if provide else None,
             on_ready=lambda other: world.nursery.start_soon(self.gossip.sync, other),
             on_measured=lambda _peer: None,
             agent="world",
@@ -441,19 +474,26 @@ class Peer:
             provide=provide,
             on_fresh=lambda signed, note: None,
         )
+        self.work = Work(
+            private_key=self.key,
+            network=NETWORK,
+            own_peer=self.id,
+            renderer=self.renderer,
+            models={model: FakeModel(model) for model in models},
+            speeds=self.directory.speeds,
+            on_capabilities=self.gossip.renew,
+            on_receipt=self._keep_provided,
+            journal=self._write,
+        )
         self.provider = Provider(
             private_key=self.key,
             network=NETWORK,
             links=self.links,
-            renderer=self.renderer,
-            models={model: FakeModel(model) for model in models},
+            work=self.work,
             limits=LIMITS,
             allow=frozenset(allow),
             providing=provide,
             precisions=frozenset({"fp32"}),
-            speeds=self.directory.speeds,
-            on_capabilities=self.gossip.renew,
-            on_receipt=self._keep_provided,
             on_settled=self._keep_settled,
             journal=self._write,
         )
@@ -474,18 +514,20 @@ class Peer:
 
     async def start(self):
         await self._world.nursery.start(self.gossip.run)
-        await self._world.nursery.start(self.provider.run)
+        await self._world.nursery.start(self.work.run)
+        await self._world.nursery.start(self.requester.run)
 
     def close(self):
         if self._ledger is not None:
             self._ledger.close()
             self._file.close()
 
-    async def ask(self, wanted=None, *, remote=True, asked=None):
+    async def ask(self, wanted=None, *, remote=True, asked=None, asked_us=None):
         """The Picture, or JobFailed; what the person would be told is kept in `asked`."""
         asked = Asked() if asked is None else asked
+        at = AskedAt(now_us() if asked_us is None else asked_us)
         return await self.requester.render(
-            wanted or statement(), "job", remote=remote, events=asked.events(), asked_us=now_us()
+            wanted or statement(), "job", remote=remote, events=asked.events(), asked=at
         )
 
     def events(self, name):
@@ -577,6 +619,7 @@ class Asked:
     attempts: list = field(default_factory=list)
     told: list = field(default_factory=list)
     progress: list = field(default_factory=list)
+    drawn: list = field(default_factory=list)
     on_progress: object = lambda number, progress: None
 
     def events(self):
@@ -584,7 +627,9 @@ class Asked:
             self.progress.append(progress)
             self.on_progress(number, progress)
 
-        return Events(self.plans.append, self.attempts.append, self.told.append, progressed)
+        return Events(
+            self.plans.append, self.attempts.append, self.told.append, progressed, self.drawn.append
+        )
 
 
 class World:

@@ -160,7 +160,8 @@ def render(
     config = configuration(home, {"join": join, "device": device, "network": network})
     from .render import render as draw
 
-    draw(config, body, into, as_json=as_json)
+    given = {"--join": join, "--device": device, "--network": network}
+    draw(config, body, into, as_json=as_json, settings=[flag for flag, value in given.items() if value])
 
 
 @app.command()
@@ -194,7 +195,8 @@ def jobs(
     if as_json:
         print_json(answer)
     elif answer["jobs"]:
-        console().print(jobs_table(answer["jobs"]))
+        screen = console()
+        screen.print(jobs_table(answer["jobs"], screen.width))
     else:
         print("No jobs yet.")
 

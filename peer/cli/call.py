@@ -4,7 +4,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peer.errors import CANCELLED, UserError
@@ -13,16 +13,21 @@ if TYPE_CHECKING:
     from peer.config import PeerConfig
 
 Event = dict[str, Any]
-OnEvent = Callable[[str, Event], None]
+OnEvent = Callable[[str, Event], Any]
 
 
-def call(config: "PeerConfig", kind: str, body: Event, on_event: OnEvent) -> None:
-    """Returns after the last event; UserError, with the code of "cancelled" after Ctrl-C."""
+def call(
+    config: "PeerConfig", kind: str, body: Event, on_event: OnEvent, *, settings: Sequence[str] = ()
+) -> None:
+    """Returns after the last event; UserError, with the code of "cancelled" after Ctrl-C.
+
+    `settings`: the flags given that a running peer does not heed.
+    """
     import trio
 
     from peer.control import request
 
-    trio.run(_until_signal, functools.partial(request, config, kind, body, on_event))
+    trio.run(_until_signal, functools.partial(request, config, kind, body, on_event, settings=settings))
 
 
 def answer(config: "PeerConfig", kind: str, body: Event) -> Event:

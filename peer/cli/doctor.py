@@ -39,7 +39,7 @@ def doctor(config: "PeerConfig", *, as_json: bool) -> None:
         print_json({"ok": not problems, "findings": [asdict(finding) for finding in findings]})
     else:
         rows = [(finding.state, finding.what, sentence(finding.sentence)) for finding in findings]
-        console().print(table(("", "what", "finding"), rows))
+        console().print(table(("", "what", "finding"), rows, wrapped=("finding",)))
     if problems:
         raise SystemExit(JOB_FAILED)  # the table was the sentence
 
@@ -122,7 +122,8 @@ def check_device() -> Finding:
     devices = []
     for device in found:
         memory = "memory unknown" if device.memory_mib is None else f"{device.memory_mib} MiB"
-        devices.append(f"{device.count} x {device.kind} {device.name} ({memory}, {', '.join(device.dtypes)})")
+        count = "" if device.count == 1 else f"{device.count} x "
+        devices.append(f"{count}{device.name} ({device.kind}, {memory}, {', '.join(device.dtypes)})")
     return Finding("device", "ok", "; ".join(devices))
 
 

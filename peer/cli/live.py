@@ -38,9 +38,9 @@ def total_range_us(elapsed_us: int, left_us: int | None, predicted_us: int | Non
 class Live:
     """On stderr.  Draws nothing that moves where stderr is no terminal; sentences come through everywhere."""
 
-    def __init__(self, count: int, *, quiet: bool) -> None:
+    def __init__(self, count: int) -> None:
         self._console = console(stderr=True)
-        self._moving = not quiet and self._console.is_terminal and not self._console.is_dumb_terminal
+        self._moving = self._console.is_terminal and not self._console.is_dumb_terminal
         self._pictures = self._moving and self._can_preview()
         self._count = count
         self._finished = 0

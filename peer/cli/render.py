@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from peer.errors import JOB_FAILED, UserError
@@ -19,12 +20,23 @@ if TYPE_CHECKING:
     from peer.config import PeerConfig
 
 
-def render(config: "PeerConfig", body: dict[str, Any], into: Destination, *, as_json: bool) -> None:
-    """UserError unless every picture was drawn, checked and saved; those that were are kept."""
-    with Live(body["count"], quiet=as_json) as live:
+def render(
+    config: "PeerConfig",
+    body: dict[str, Any],
+    into: Destination,
+    *,
+    as_json: bool,
+    settings: Sequence[str] = (),
+) -> None:
+    """UserError unless every picture was drawn, checked and saved; those that were are kept.
+
+    `settings`: the flags given that a running peer does not heed.
+    """
+    body = {**body, "~asked_us": _now_us(), "~saves": True}
+    with Live(body["count"]) as live:
         run = _Run(live, into, as_json)
         try:
-            call(config, "render", body, run.on_event)
+            call(config, "render", body, run.on_event, settings=settings)
         except UserError as exc:
             if not run.summaries:
                 raise
@@ -45,7 +57,8 @@ class _Run:
         self._job = ""
         self._seeds: list[int] = []
 
-    def on_event(self, kind: str, event: dict[str, Any]) -> None:
+    def on_event(self, kind: str, event: dict[str, Any]) -> dict[str, Any] | None:
+        """Of a picture: when it was saved."""
         match kind:
             case "job":
                 self._job, self._seeds = event["job"], event["seeds"]
@@ -58,12 +71,13 @@ class _Run:
                 self._live.on_progress(event["picture"], event)
             case "picture":
                 self._live.on_finished(event["picture"])
-                self._save(event)
+                return self._save(event)
             case "failed":
                 self._live.on_finished(event["picture"])
                 self._failures.append(sentence(event["sentence"]))
                 if self._into.count > 1:
                     self._live.say(self._numbered(event["picture"], event["sentence"]))
+        return None
 
     def finish(self) -> None:
         """The last words, when all events are there."""
@@ -79,45 +93,59 @@ class _Run:
                 why = f"{lost} of {self._into.count} pictures could not be drawn. The last one: {why}"
             raise UserError(why, JOB_FAILED)
 
-    def _save(self, event: dict[str, Any]) -> None:
+    def _save(self, event: dict[str, Any]) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(event["summary"])
         data: bytes = event["file"]
-        started_ns = time.monotonic_ns()
+        start_us = _now_us()
+        saved = {"job": self._job, "picture": event["picture"], "start_us": start_us}
         try:
             path = self._into.save(data, event["picture"] + 1, seed=event["seed"], job=self._job)
         except OSError as exc:
             self._failures.append(
                 f"The picture was drawn but cannot be saved in {self._into.folder}: {exc.strerror}."
             )
-            return
-        _add_write(summary, (time.monotonic_ns() - started_ns) // 1000)
+            return {**saved, "us": None}
+        us = _now_us() - start_us
+        _add_write(summary, start_us, us)
         summary["image"] = str(path)
         summary["sha256"] = hashlib.sha256(data).hexdigest()
         self.summaries.append(summary)
         if self._into.count > 1 and not self._as_json:
             print(f"{path}  {_provider(summary)}, {shown_time(summary.get('wall_us'))}", flush=True)
+        return {**saved, "us": us}
 
     def _numbered(self, picture: int | None, words: str) -> str:
         return words if self._into.count == 1 or picture is None else f"Picture {picture + 1}: {words}"
 
 
-def _add_write(summary: dict[str, Any], us: int) -> None:
-    """The peer's account ends where the picture is handed over; to be on disk took `us` more, measured here."""
+def _now_us() -> int:
+    """CLOCK_MONOTONIC, which the peer's process reads too."""
+    return time.monotonic_ns() // 1000
+
+
+def _add_write(summary: dict[str, Any], start_us: int, us: int) -> None:
+    """The peer's account ends where it hands the picture over: what follows until it is on disk is measured here."""
     wall_us, timeline = summary.get("wall_us"), summary.get("timeline")
     if not isinstance(wall_us, int) or not isinstance(timeline, list):
         return
-    timeline.append(
-        {
-            "span": "write_file",
-            "parent": None,
-            "attempt": None,
-            "observer": summary.get("requester") or "",
-            "start_us": wall_us,
-            "us": us,
-            "critical": True,
-        }
-    )
-    summary["wall_us"] = wall_us + us
+    asked_us: int = summary["asked_us"]
+    handed_us = asked_us + wall_us
+    for name, began_us, ended_us in (
+        ("deliver", handed_us, start_us),
+        ("write_file", start_us, start_us + us),
+    ):
+        timeline.append(
+            {
+                "span": name,
+                "parent": None,
+                "attempt": None,
+                "observer": summary.get("requester") or "",
+                "start_us": began_us - asked_us,
+                "us": ended_us - began_us,
+                "critical": True,
+            }
+        )
+    summary["wall_us"] = start_us + us - asked_us
 
 
 def _provider(summary: dict[str, Any]) -> str:

@@ -4,7 +4,10 @@ Words of other peers are stripped of everything a terminal obeys, and never read
 """
 
 import json
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +21,12 @@ if TYPE_CHECKING:
 MAX_SENTENCE_CHARS = 1000
 MAX_TIMELINE_COLUMNS = 100  # wider bars say no more
 SHORT_PEER_CHARS = 8  # the end of a peer id: all begin alike
+NAMED_PEER_CHARS = 6  # with which a peer without a name is called, and names are told apart
 MODEL_CHARS = 8
-SENTENCE_CHARS = 40  # a row of the jobs table
-JOB_CHARS = 16  # the whole of a job's id, the beginning of a model's
+JOB_CHARS = 8  # the beginning of a job's id, as it is in the names of files
+ROOM = 2  # columns between those of a table
+MIN_WRAPPED_CHARS = 10  # of a table's column that has to give way
+NARROW_COLUMNS = 80  # below it a table leaves out what can be spared
 UNKNOWN = "?"
 
 
@@ -46,74 +52,114 @@ def short(peer: object) -> str:
 
 
 def who(name: object, peer: object) -> str:
-    called = plain(str(name or ""))
-    return f"{called} ({short(peer)})" if called else short(peer)
+    """A name, which anybody may give themselves, and the end of the peer id, which nobody can choose."""
+    tail = plain(str(peer))[-NAMED_PEER_CHARS:]
+    called = plain(str(name or "")).removesuffix(f" ({tail})")
+    return f"{called} ({short(peer)})" if called and called != tail else short(peer)
 
 
 def time(us: object) -> str:
     return duration(us) if isinstance(us, int) and us >= 0 else UNKNOWN
 
 
-def swarm_table(peers: Iterable[Mapping[str, Any]]) -> "Table":
+def swarm_table(peers: Iterable[Mapping[str, Any]], columns: int) -> "Table":
     rows = []
     for peer in sorted(peers, key=lambda peer: (not peer.get("self"), _or_last(peer.get("rtt_us")))):
-        jitter = f" ±{time(peer['jitter_us'])}" if isinstance(peer.get("jitter_us"), int) else ""
         here = bool(peer.get("self"))
+        rtt = "-" if here else time(peer.get("rtt_us"))
+        if not here and isinstance(peer.get("jitter_us"), int) and columns >= NARROW_COLUMNS:
+            rtt += f" ±{time(peer['jitter_us'])}"
         rows.append(
             (
-                who(peer.get("name"), peer.get("peer")) + (" (this one)" if here else ""),
+                who(peer.get("name"), peer.get("peer")),
                 plain(str(peer.get("device") or UNKNOWN)),
                 ", ".join(plain(str(model)) for model in peer.get("models") or ()) or "none",
-                "-" if here else time(peer.get("rtt_us")) + jitter,
-                time(peer.get("wait_us")),
+                rtt,
+                "none" if peer.get("wait_us") == 0 else time(peer.get("wait_us")),
                 f"{time(peer['step_us'])}/step" if isinstance(peer.get("step_us"), int) else UNKNOWN,
-                "" if here or peer.get("connected") else "not connected",
+                "this one" if here else "" if peer.get("connected") else "not connected",
                 sentence(peer.get("note") or ""),
             )
         )
-    return table(("peer", "device", "models", "RTT", "wait", "speed", "", ""), rows)
+    wrapped = ("peer", "device", "models", "note")
+    return table(("peer", "device", "models", "RTT", "wait", "speed", "", "note"), rows, wrapped=wrapped)
 
 
-def jobs_table(jobs: Iterable[Mapping[str, Any]]) -> "Table":
+def jobs_table(jobs: Iterable[Mapping[str, Any]], columns: int) -> "Table":
+    """One line a job: of what went wrong, as much as has room; `peer why JOB` has all of it."""
     import datetime
+
+    from rich.cells import cell_len
 
     rows = []
     for job in jobs:
         created = datetime.datetime.fromtimestamp(int(job.get("created_us") or 0) / 1e6).astimezone()
         rows.append(
-            (
+            [
                 plain(str(job.get("job")))[:JOB_CHARS],
                 created.strftime("%m-%d %H:%M"),
                 plain(str(job.get("state"))),
                 plain(str(job.get("model") or UNKNOWN))[:MODEL_CHARS],
                 short(job["provider"]) if job.get("provider") else "-",
                 plain(str(job.get("pictures", UNKNOWN))),
-                time(job.get("wall_us")),
-                _clipped(sentence(job.get("sentence") or "")),
-            )
+                time(job["wall_us"]) if job.get("wall_us") is not None else "-",
+                sentence(job.get("sentence") or ""),
+            ]
         )
-    return table(("job", "asked", "state", "model", "provider", "n", "took", ""), rows)
+    headings = ("job", "asked", "state", "model", "provider", "n", "took", "")
+    width = [max(cell_len(row[index]) for row in [headings, *rows]) for index in range(len(headings) - 1)]
+    room = columns - sum(width) - ROOM * len(width)
+    for row in rows:
+        row[-1] = _clipped(row[-1], room)
+    return table(headings, rows, wrapped=())
 
 
-def _clipped(text: str) -> str:
-    """A sentence's beginning: `peer why JOB` has all of it."""
-    return text if len(text) <= SENTENCE_CHARS else text[: SENTENCE_CHARS - 3] + "..."
+def _clipped(text: str, columns: int) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= columns:
+        return text
+    return set_cell_size(text, columns - 3) + "..." if columns >= MIN_WRAPPED_CHARS else ""
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
-    """Columns that nobody fills are left out."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrapped: Sequence[str]) -> "Table":
+    """Columns that nobody fills are left out; those `wrapped` give way where the terminal is narrow."""
     from rich.table import Table
     from rich.text import Text
 
     rows = list(rows)
-    used = [index for index, heading in enumerate(headings) if heading or any(row[index] for row in rows)]
-    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    used = [index for index in range(len(headings)) if any(row[index] for row in rows)]
+    result = Table(box=None, pad_edge=False, padding=(0, ROOM, 0, 0), header_style="bold")
     for index in used:
-        # The first names the row: the others give way.
-        result.add_column(Text(headings[index]), overflow="fold", no_wrap=index == 0)
+        heading = headings[index]
+        gives_way = heading in wrapped
+        longest = max(len(row[index]) for row in rows)
+        result.add_column(
+            Text(heading),
+            overflow="fold",
+            no_wrap=not gives_way,
+            min_width=min(longest, MIN_WRAPPED_CHARS) if gives_way else None,
+        )
     for row in rows:
         result.add_row(*(Text(row[index]) for index in used))
     return result
+
+
+def say(words: str, indent: str = "") -> None:
+    """A line on stdout, broken between words where it would not fit; never within a peer id or an address."""
+    if not (sys.stdout.isatty() or "COLUMNS" in os.environ):
+        print(indent + words)
+        return
+    print(
+        textwrap.fill(
+            words,
+            max(MIN_WRAPPED_CHARS, shutil.get_terminal_size().columns),
+            initial_indent=indent,
+            subsequent_indent=indent + "  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 def timeline_rows(
@@ -139,38 +185,57 @@ def print_timeline(summary: Mapping[str, Any]) -> None:
 
 
 def print_why(report: Mapping[str, Any]) -> None:
-    """Why that peer, and where the time went."""
-    screen = console()
-    chosen = report.get("chosen") or report.get("provider")
-    chosen = chosen.get("peer") if isinstance(chosen, dict) else chosen
+    """Why that peer, what became of others that were asked, and where the time went."""
     job = plain(str(report.get("job")))[:JOB_CHARS]
     took = f"took {time(report['wall_us'])}" if isinstance(report.get("wall_us"), int) else "drew nothing"
     state = plain(str(report.get("state") or ""))
     print(f"Job {job}{f' ({state})' if state else ''} {took}.")
     for words in report.get("sentences") or ():
-        print(sentence(words))
-    candidates = [each for each in report.get("candidates") or () if isinstance(each, dict)]
-    if candidates:
-        rows = [
-            (
-                who(each.get("name"), each.get("peer")),
-                time(each.get("rtt_us")),
-                time(each.get("predicted_us")),
-                "chosen" if each.get("peer") == chosen else "",
-            )
-            for each in candidates
-        ]
-        print()
-        screen.print(table(("candidate", "RTT", "predicted", ""), rows))
-    for each in report.get("exclusions") or ():
-        if isinstance(each, dict):
-            print(f"Not {who(each.get('name'), each.get('peer'))}: {sentence(each.get('sentence'))}")
+        say(sentence(words))
+    _print_attempts(_maps(report.get("attempts")))
+    _print_candidates(report)
+    for each in _maps(report.get("exclusions")):
+        say(f"Not {who(each.get('name'), each.get('peer'))}: {sentence(each.get('sentence'))}")
     print()
     print_timeline(report)
     avoidable = report.get("avoidable")
     if isinstance(avoidable, dict):
         print()
-        print(f"Avoidable: {sentence(avoidable.get('sentence'))}")
+        say(f"Avoidable: {sentence(avoidable.get('sentence'))}")
+
+
+def _print_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
+    """Nothing of a first attempt that went well."""
+    for each in attempts if len(attempts) > 1 else ():
+        why = f": {sentence(each['sentence'])}" if each.get("sentence") else ""
+        asked = who(each.get("name"), each.get("peer"))
+        say(f"Attempt {each.get('number')}, {asked}, {plain(str(each.get('outcome')))}{why}")
+
+
+def _print_candidates(report: Mapping[str, Any]) -> None:
+    chosen = report.get("chosen") or report.get("provider")
+    chosen = chosen.get("peer") if isinstance(chosen, dict) else chosen
+    drew = report.get("provider") or chosen
+    rows = []
+    for each in _maps(report.get("candidates")):
+        part = ["chosen"] if each.get("peer") == chosen else []
+        part += ["drew it"] if each.get("peer") == drew != chosen else []
+        rows.append(
+            (
+                who(each.get("name"), each.get("peer")),
+                time(each.get("rtt_us")),
+                time(each.get("predicted_us")),
+                ", ".join(part),
+            )
+        )
+    if rows:
+        print()
+        headings = ("candidate", "RTT", "predicted", "")
+        console().print(table(headings, rows, wrapped=("candidate",)))
+
+
+def _maps(items: object) -> list[Mapping[str, Any]]:
+    return [each for each in items if isinstance(each, dict)] if isinstance(items, list) else []
 
 
 def _or_last(number: object) -> int:

@@ -20,6 +20,8 @@ def run(config: "PeerConfig") -> None:
     def on_event(kind: str, event: dict[str, Any]) -> None:
         for line in lines(kind, event, config.network):
             print(line, flush=True)
+        if kind == "listening" and not config.provide:
+            print("It renders for nobody else; --provide has it do so.", flush=True)
 
     try:
         trio.run(serve, config, on_event)
@@ -32,6 +34,8 @@ def lines(kind: str, event: dict[str, Any], network: str) -> list[str]:
     match kind:
         case "listening":
             listening = [f"Listening at {plain(str(address), 200)}" for address in event["addresses"]]
+            if not listening and not event["join"]:
+                return ["This machine has no network address: nobody can join this peer."]
             return [*listening, *_join_lines([str(address) for address in event["join"]], network)]
         case "connected":
             return [f"Connected to {who(event.get('name'), event.get('peer'))}."]

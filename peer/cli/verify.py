@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from peer.errors import JOB_FAILED, WRONG_USAGE, UserError
 from protocol.wire.fields import plain
 
-from .show import print_json, sentence
+from .show import print_json, say, sentence
 
 if TYPE_CHECKING:
     from peer.picture import VerifyReport
@@ -16,7 +16,7 @@ _VERDICTS = {
     "re-saved": "re-saved: another file, but the pixels are those that were signed",
     "changed": "changed: the pixels are not those that were signed",
     "bad receipt": "bad receipt: what it carries proves nothing",
-    "no receipt": "no receipt: nothing says where it comes from",
+    "no receipt": "no receipt: nothing says where it comes from; a program that saved it anew may have dropped it",
 }
 
 
@@ -31,13 +31,14 @@ def verify(path: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(_to_json(report))
     else:
-        print(f"{path}: {_VERDICTS[report.verdict]}")
+        say(f"{path}: {_VERDICTS[report.verdict]}")
         for check in report.checked:
-            print(f"  {'ok ' if check.ok else 'NOT'}  {sentence(check.sentence)}")
+            say(f"{'ok ' if check.ok else 'NOT'}  {sentence(check.sentence)}", "  ")
         if report.provider is not None:
-            print(f"  provider {report.provider}, asked by {report.requester}")
+            say(f"drawn by {report.provider}", "  ")
+            say("for itself" if report.requester == report.provider else f"for {report.requester}", "  ")
         if report.statement is not None:
-            print(f"  prompt: {plain(report.statement.prompt, 400)}")
+            say(f"prompt: {plain(report.statement.prompt, 400)}", "  ")
     if not report.ok:
         raise SystemExit(JOB_FAILED)  # the verdict was the sentence
 

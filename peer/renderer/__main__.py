@@ -1,6 +1,7 @@
 """`python -m peer.renderer --fd N`: loads and renders what it is told over an inherited socket, and ends with it."""
 
 import argparse
+import importlib
 import logging
 import os
 import platform
@@ -20,6 +21,8 @@ from protocol.wire.canonical import Value
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.statement import Statement
 
+from .. import __version__
+from ..clock import now_us
 from . import pace
 from .messages import MAX_PIPE_BYTES, RenderFailed
 
@@ -113,7 +116,9 @@ class Service:
             kind, body = self._pipe.inbox.get()
             match kind:
                 case "load":
-                    self._pipe.send(self._load(Path(body["folder"]), body["model"], body["device"]))
+                    self._pipe.send(
+                        self._load(body["folder"], body["model"], body["device"], body["variant"])
+                    )
                 case "unload":
                     self._models.pop(body["model"], None)
                     _free_memory()
@@ -121,30 +126,32 @@ class Service:
                     self._render(body["task"], body["model"], body["statement"], preview=body["preview"])
                     self._pipe.end()
 
-    def _load(self, folder: Path, model_id: bytes, device: str) -> Value:
+    def _load(self, folder: str, model_id: bytes, device: str, variant: str) -> Value:
         from . import pipelines, render
 
-        start_us = pipelines.now_us()
+        start_us = now_us()
         try:
             render.prepare()
-            model = self._models[model_id] = pipelines.load(folder, device)
+            model = self._models[model_id] = pipelines.load(Path(folder), device, variant=variant)
         except pipelines.LoadFailed as exc:
             return ["load_failed", {"model": model_id, "sentence": f"This folder cannot be loaded: {exc}"}]
         except Exception as exc:  # noqa: BLE001 - the renderer's edge
             failed = _failure(exc)
             return ["load_failed", {"model": model_id, "sentence": failed.sentence}]
-        us = pipelines.now_us() - start_us
-        family = model.family.name
-        return ["loaded", {"model": model_id, "family": family, "us": us, "memory_mib": model.weights_mib}]
+        body: dict[str, Value] = {"family": model.family.name, "memory_mib": model.weights_mib}
+        return ["loaded", body | {"model": model_id, "start_us": start_us}]
 
     def _render(self, task: bytes, model_id: bytes, statement: bytes, *, preview: bool) -> None:
-        from . import pipelines, render
+        from . import render
 
         spans: list[Value] = []
         total = 0
 
         def on_span(name: str, start_us: int, us: int) -> None:
             spans.append(["span", {"task": task, "name": name, "start_us": start_us, "us": us}])
+
+        def on_started() -> None:
+            self._pipe.send(["started", {"task": task}])
 
         def on_step(step: int, us: int, make_preview: Any) -> None:
             if (
@@ -162,8 +169,8 @@ class Service:
             total = asked.steps
             if (model := self._models.get(model_id)) is None or asked.model != model_id:
                 raise RenderFailed("unsupported", "The statement's model is not loaded in this renderer.")
-            self._pipe.send(["started", {"task": task, "at_us": pipelines.now_us()}])
-            picture = render.render(model, asked, render.Watcher(on_span, on_step, self._pipe.cancelled))
+            watcher = render.Watcher(on_span, on_step, self._pipe.cancelled, on_started)
+            picture = render.render(model, asked, watcher)
         except render.Cancelled as exc:
             last = ["cancelled", {"task": task, "steps_done": exc.steps_done}]
         except RemoteProtocolError as exc:
@@ -222,7 +229,7 @@ def _free_memory() -> None:
 def environment() -> str:
     """What decides the last bits of a picture, besides the device."""
     emulated = "" if pace.current() is None else f" {pace.LABEL}"
-    parts = [f"nearlight {_version('nearlight')}{emulated}", f"python {platform.python_version()}"]
+    parts = [f"nearlight {__version__}{emulated}", f"python {platform.python_version()}"]
     parts += [f"{name} {_version(name)}" for name in ("torch", "diffusers", "transformers")]
     return "; ".join([*parts, f"{platform.system()} {platform.machine()}"])[:128]
 
@@ -230,8 +237,8 @@ def environment() -> str:
 def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    except metadata.PackageNotFoundError:  # a module on the path that was not installed
+        return str(getattr(importlib.import_module(distribution), "__version__", "unknown"))
 
 
 def _quiet() -> None:

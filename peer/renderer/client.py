@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.wire.canonical import Value
 from protocol.wire.frames import FrameReader, pack
 
+from ..clock import now_us
 from .messages import CANCEL_GRACE_S, MAX_PIPE_BYTES, RenderFailed
 
 __all__ = ["RenderCancelled", "RenderFailed", "Rendered", "Renderer", "RendererDied", "Step"]
@@ -69,6 +71,7 @@ class _Call:
     """A load or a render under way: set `ended` once, with the result or the exception that ended it."""
 
     on_step: Callable[[Step], None] = lambda step: None
+    on_started: Callable[[], None] = lambda: None
     ended: trio.Event = field(default_factory=trio.Event)
     result: Any = None
     error: Exception | None = None
@@ -133,7 +136,7 @@ class Renderer:
         self._child: _Child | None = None
         self._starting = trio.Lock()
         self._loading = trio.Lock()
-        self._folders: dict[bytes, pathlib.Path] = {}
+        self._folders: dict[bytes, tuple[pathlib.Path, str]] = {}  # and the variant
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -175,17 +178,32 @@ class Renderer:
                     with trio.CancelScope(shield=True):
                         await self._bury(child)
 
-    async def load(self, folder: pathlib.Path, model: bytes) -> int:
-        """Makes the folder's weights resident; how long that took in us, 0 where they were."""
+    async def load(
+        self, folder: pathlib.Path, model: bytes, variant: str = ""
+    ) -> tuple[tuple[str, int, int], ...]:
+        """Makes the folder's weights resident; RendererDied, RenderFailed.
+
+        `variant` is the infix of its weight files, where they have one.  Returns where the time went, as spans (name,
+        start_us, us), monotonic: `start_renderer` if its process was not running, and `load_weights`; none where the
+        weights were resident.
+        """
         async with self._loading:
+            began_us, starts = now_us(), self._starts
             child = await self._running()
-            self._folders[model] = folder
+            self._folders[model] = folder, variant
             if model in child.resident:
-                return 0
+                return ()
             call = child.loads[model] = _Call()
-            await child.send(["load", {"folder": str(folder), "model": model, "device": self.device}])
-            us: int = await call.wait()
-            return us
+            body: dict[str, Value] = {"folder": str(folder), "model": model, "device": self.device}
+            await child.send(["load", body | {"variant": variant}])
+            loading_us: int = await call.wait()
+            spans = [("load_weights", began_us, now_us() - began_us)]
+            if self._starts > starts:
+                spans = [
+                    ("start_renderer", began_us, loading_us - began_us),
+                    ("load_weights", loading_us, now_us() - loading_us),
+                ]
+            return tuple(spans)
 
     async def unload(self, model: bytes) -> None:
         """Gives the model's memory back; nothing where it is not resident."""
@@ -200,15 +218,20 @@ class Renderer:
         statement: bytes,
         on_step: Callable[[Step], None],
         *,
+        on_started: Callable[[], None] = lambda: None,
         preview: bool = True,
     ) -> Rendered:
-        """The picture; RendererDied, RenderFailed or RenderCancelled.  A caller that is cancelled cancels the render."""
+        """The picture; RendererDied, RenderFailed or RenderCancelled.  A caller that is cancelled cancels the render.
+
+        `on_started` is called once the renderer has found nothing in the statement that it cannot do.
+        """
         if model in self._folders and model not in self.resident:
-            await self.load(self._folders[model], model)
+            folder, variant = self._folders[model]
+            await self.load(folder, model, variant)
         child = await self._running()
         if task in child.renders:
             raise ValueError("this task is being rendered")
-        call = child.renders[task] = _Call(on_step)
+        call = child.renders[task] = _Call(on_step, on_started)
         body: dict[str, Value] = {"task": task, "model": model, "statement": statement, "preview": preview}
         try:
             await child.send(["render", body])
@@ -226,6 +249,22 @@ class Renderer:
             return
         call.cancelled = True
         self._nursery.start_soon(self._see_cancelled, child, task, call)
+
+    def memory_bytes(self) -> int | None:
+        """What the process has resident of this machine's memory; None where there is none."""
+        child = self._child
+        if child is None or child.process.poll() is not None:
+            return None
+        try:
+            return int(psutil.Process(child.process.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return None
+
+    async def retire(self, why: str) -> None:
+        """Ends the process; the next load or render starts another.  Call it while nothing is asked of it."""
+        if child := self._child:
+            child.kill(why)
+            await child.gone.wait()
 
     async def _see_cancelled(self, child: _Child, task: bytes, call: _Call) -> None:
         with trio.move_on_after(CANCEL_GRACE_S):
@@ -321,11 +360,11 @@ class Renderer:
         match message:
             case ["ready", {"environment": str(environment)}]:
                 self.environment = environment
-            case ["loaded", {"model": bytes(model), "family": str(family), "us": int(us)}]:
+            case ["loaded", {"model": bytes(model), "family": str(family), "start_us": int(start_us)}]:
                 child.resident[model] = family
-                child.loads.pop(model).end(us)
+                child.loads.pop(model).end(start_us)
             case ["load_failed", {"model": bytes(model), "sentence": str(sentence)}]:
-                child.loads.pop(model).end(error=RenderFailed("unsupported", sentence))
+                child.loads.pop(model).end(error=RenderFailed("load_failed", sentence))
             case [str(kind), dict(body)] if (
                 isinstance(task := body.get("task"), bytes) and task in child.renders
             ):
@@ -337,6 +376,8 @@ class Renderer:
         call = child.renders[task]
         match kind:
             case "started":
+                if not call.cancelled:
+                    call.on_started()
                 return
             case "span":
                 call.spans.append((body["name"], body["start_us"], body["us"]))

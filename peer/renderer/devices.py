@@ -75,6 +75,11 @@ def cpu_device(cpuinfo: str | None = None, memory: Any | None = None) -> Device:
     return Device("cpu", name, 1, total_mib, free_mib, None, dtypes("cpu", None))
 
 
+def total_memory_bytes() -> int:
+    """The memory that the programs of this machine share."""
+    return int(psutil.virtual_memory().total)
+
+
 def _nvml() -> Any | None:
     try:
         return importlib.import_module("pynvml")

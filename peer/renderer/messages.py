@@ -5,7 +5,9 @@ MAX_FILE_BYTES = MAX_PIPE_BYTES - (1 << 16)  # leaves room for the other fields 
 MAX_PREVIEW_SIDE_PX = 64
 CANCEL_GRACE_S = 2.0  # a renderer that has not let go of a cancelled task by then is killed
 
-CODES = frozenset({"out_of_memory", "unsupported", "prompt_too_long", "black_picture", "internal"})
+CODES = frozenset(
+    {"load_failed", "out_of_memory", "unsupported", "prompt_too_long", "black_picture", "internal"}
+)
 
 
 class RenderFailed(Exception):

@@ -2,10 +2,10 @@
 
 import json
 import pathlib
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import diffusers
@@ -14,8 +14,9 @@ import transformers
 
 from protocol.wire.statement import PRECISIONS, Statement
 
+from .abilities import SAMPLERS_OF, T5_TOKENS, Abilities, Reader
 from .devices import dtypes
-from .messages import RenderFailed, unsupported
+from .messages import unsupported
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -36,19 +37,14 @@ class Family:
     """One whitelisted pipeline class and the component classes that its folders may name."""
 
     name: str
-    samplers: tuple[str, ...]
-    side_multiple_cells: int  # width and height are multiples of this many latent cells
     components: dict[str, tuple[str, ...]]
     optional: frozenset[str] = frozenset()
-    t5_tokens: int = 0  # what the pipeline passes to its T5 encoder at most
     options: frozenset[str] = frozenset()  # plain values of model_index.json that the pipeline is given
 
 
 FAMILIES = {
     "StableDiffusionPipeline": Family(
         "sd",
-        ("ddim", "euler"),
-        1,
         {
             "vae": _VAES,
             "text_encoder": ("CLIPTextModel",),
@@ -58,8 +54,6 @@ FAMILIES = {
     ),
     "StableDiffusionXLPipeline": Family(
         "sdxl",
-        ("ddim", "euler"),
-        1,
         {
             "vae": _VAES,
             "text_encoder": ("CLIPTextModel",),
@@ -72,8 +66,6 @@ FAMILIES = {
     ),
     "StableDiffusion3Pipeline": Family(
         "sd3",
-        ("flow_euler",),
-        2,
         {
             "vae": _VAES,
             "text_encoder": ("CLIPTextModelWithProjection",),
@@ -85,12 +77,9 @@ FAMILIES = {
             "transformer": ("SD3Transformer2DModel",),
         },
         optional=frozenset({"text_encoder_3", "tokenizer_3"}),  # the pipeline puts zeros in its place
-        t5_tokens=256,
     ),
     "FluxPipeline": Family(
         "flux",
-        ("flow_euler",),
-        2,
         {
             "vae": _VAES,
             "text_encoder": ("CLIPTextModel",),
@@ -99,7 +88,6 @@ FAMILIES = {
             "tokenizer_2": _T5_TOKENIZERS,
             "transformer": ("FluxTransformer2DModel",),
         },
-        t5_tokens=512,
     ),
 }
 
@@ -140,6 +128,7 @@ class Model:
     family: Family
     pipe: Any
     precision: str
+    variant: str
     preview: Projection | None
     scheduler_config: dict[str, Any]
     schedulers: dict[str, Any] = field(default_factory=dict)
@@ -156,64 +145,43 @@ class Model:
         return int(self.pipe.vae_scale_factor)
 
     def scheduler(self, sampler: str) -> Any:
-        """The sampler's scheduler with the folder's noise schedule."""
-        if sampler not in self.family.samplers:
-            known = " or ".join(self.family.samplers)
-            raise unsupported(
-                f"A model of the family {self.family.name} is sampled with {known}, not {sampler}."
-            )
+        """The sampler's scheduler with the folder's noise schedule; the sampler is one of the family's."""
         if sampler not in self.schedulers:
             self.schedulers[sampler] = _scheduler(sampler, self.scheduler_config)
         return self.schedulers[sampler]
 
     def check(self, statement: Statement) -> None:
         """Raises RenderFailed with a sentence where the statement cannot be drawn exactly as it stands."""
-        if statement.adapters:
-            raise unsupported("This renderer applies no adapters.")
-        multiple = self.family.side_multiple_cells * self.cell_px
-        if statement.width % multiple or statement.height % multiple:
-            asked = f"{statement.width}x{statement.height}"
-            raise unsupported(f"This model draws sizes that are multiples of {multiple} px, not {asked}.")
-        scheduler = self.scheduler(statement.sampler)
-        if statement.steps > scheduler.config.num_train_timesteps:
-            raise unsupported(
-                f"This model's sampler takes at most {scheduler.config.num_train_timesteps} steps, not {statement.steps}."
-            )
-        self._check_guidance(statement)
-        for text, what in ((statement.prompt, "prompt"), (statement.negative, "negative prompt")):
-            self._check_length(text, what)
+        self.abilities.check(statement)
 
-    def _check_guidance(self, statement: Statement) -> None:
-        if self.family.name == "flux":
-            if statement.negative:
-                raise unsupported("A Flux model takes no negative prompt.")
-            if not self.pipe.transformer.config.guidance_embeds and statement.guidance_millionths > 1_000_000:
-                raise unsupported("This model was distilled without guidance: ask for guidance 0.")
-        elif statement.negative and statement.guidance_millionths <= 1_000_000:
-            raise unsupported("A negative prompt does nothing at a guidance of 1 or less.")
-
-    def _check_length(self, text: str, what: str) -> None:
-        for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-            tokenizer = getattr(self.pipe, name, None)
-            if tokenizer is None:
-                continue
-            limit = int(tokenizer.model_max_length)
-            if type(tokenizer).__name__ in _T5_TOKENIZERS:
-                limit = min(limit, self.family.t5_tokens)
-            count = len(tokenizer(text, truncation=False).input_ids)
-            if count > limit:
-                raise RenderFailed(
-                    "prompt_too_long",
-                    f"The {what} is {count} tokens long; this model reads {limit}, its two end marks included.",
-                    "requester",
-                )
+    @cached_property
+    def abilities(self) -> Abilities:
+        name, pipe = self.family.name, self.pipe
+        readers = []
+        for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+            if (tokenizer := getattr(pipe, part, None)) is not None:
+                limit = int(tokenizer.model_max_length)
+                if type(tokenizer).__name__ in _T5_TOKENIZERS:
+                    limit = min(limit, T5_TOKENS[name])
+                readers.append(Reader(limit, partial(_tokens, tokenizer)))
+        return Abilities(
+            family=name,
+            cell_px=self.cell_px,
+            most_steps=int(self.scheduler(SAMPLERS_OF[name][0]).config.num_train_timesteps),
+            guided=name != "flux" or bool(pipe.transformer.config.guidance_embeds),
+            readers=tuple(readers),
+        )
 
     def use_precision(self, precision: str) -> None:
         """Makes the weights resident in `precision`: read again from the folder where they are in another."""
         if precision != self.precision:
             require_precision(precision, self.device)
-            fresh = load(self.folder, str(self.device), precision)
+            fresh = load(self.folder, str(self.device), precision, variant=self.variant)
             self.pipe, self.precision = fresh.pipe, precision
+
+
+def _tokens(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, truncation=False).input_ids)
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
@@ -228,8 +196,11 @@ def require_precision(precision: str, device: torch.device) -> None:
         raise unsupported(f"This device ({device.type}) renders in {', '.join(offered)}, not in {precision}.")
 
 
-def load(folder: pathlib.Path, device_name: str, precision: str = "fp32") -> Model:
-    """The folder's pipeline on the device; LoadFailed with a sentence where anything is missing, extra or unknown."""
+def load(folder: pathlib.Path, device_name: str, precision: str = "fp32", *, variant: str = "") -> Model:
+    """The folder's pipeline on the device; LoadFailed with a sentence where anything is missing, extra or unknown.
+
+    `variant`: the infix of the weight files, of each part that has such files.
+    """
     device = torch.device(device_name)
     index = _json(folder / "model_index.json")
     family = FAMILIES.get(str(index.get("_class_name")))
@@ -241,13 +212,15 @@ def load(folder: pathlib.Path, device_name: str, precision: str = "fp32") -> Mod
             raise LoadFailed(f"it names a component that its pipeline does not have: {name!r:.64}.")
     parts: dict[str, Any] = {}
     for name, allowed in family.components.items():
-        parts[name] = _component(folder, name, index.get(name), allowed, family, DTYPES[precision])
+        parts[name] = _component(
+            folder / name, index.get(name), allowed, name in family.optional, DTYPES[precision], variant
+        )
     config = _json(folder / "scheduler" / "scheduler_config.json")
-    first = family.samplers[0]
+    first = SAMPLERS_OF[family.name][0]
     parts["scheduler"] = _scheduler(first, config)
     schedulers = {first: parts["scheduler"]}
     parts |= {name: index[name] for name in family.options if name in index}
-    pipe = _pipeline(family, parts)
+    pipe = _pipeline(family, parts, device)
     latent_channels = pipe.vae.config.latent_channels
     takes = pipe.unet.config.in_channels if hasattr(pipe, "unet") else pipe.transformer.config.in_channels
     if takes != latent_channels * (4 if family.name == "flux" else 1):  # Flux packs 2x2 cells into one
@@ -259,33 +232,42 @@ def load(folder: pathlib.Path, device_name: str, precision: str = "fp32") -> Mod
         if isinstance(part, torch.nn.Module):
             part.eval()
     preview = _preview(folder, family, latent_channels, device)
-    return Model(folder, device, family, pipe, precision, preview, config, schedulers)
+    return Model(folder, device, family, pipe, precision, variant, preview, config, schedulers)
 
 
-def _pipeline(family: Family, parts: dict[str, Any]) -> Any:
+def _pipeline(family: Family, parts: dict[str, Any], device: torch.device) -> Any:
     match family.name:
         case "sd":
-            return diffusers.StableDiffusionPipeline(
-                **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-            )
+            more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+            return _staying(diffusers.StableDiffusionPipeline, device)(**parts, **more)
         case "sdxl":
-            return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+            return _staying(diffusers.StableDiffusionXLPipeline, device)(**parts, add_watermarker=False)
         case "sd3":
-            return diffusers.StableDiffusion3Pipeline(**parts)
-    return diffusers.FluxPipeline(**parts)
+            return _staying(diffusers.StableDiffusion3Pipeline, device)(**parts)
+    return _staying(diffusers.FluxPipeline, device)(**parts)
+
+
+def _staying(cls: Any, device: torch.device) -> Any:
+    """The pipeline class, told where it computes: asked, it walks all its modules (3 ms) in each render."""
+    return type(cls.__name__, (cls,), {"_execution_device": device})
 
 
 def _component(
-    folder: pathlib.Path, name: str, named: Any, allowed: tuple[str, ...], family: Family, dtype: torch.dtype
+    where: pathlib.Path,
+    named: Any,
+    allowed: tuple[str, ...],
+    optional: bool,
+    dtype: torch.dtype,
+    variant: str,
 ) -> Any:
+    name = where.name
     match named:
-        case None | [None, None] if name in family.optional:
+        case None | [None, None] if optional:
             return None
         case [str(library), str(kind)] if kind in allowed and library in ("diffusers", "transformers"):
             pass
         case _:
             raise LoadFailed(f"its {name} is not {' or '.join(allowed)}.")
-    where = folder / name
     if not where.is_dir():
         raise LoadFailed(f"it has no folder {name!r}.")
     cls = getattr(diffusers if library == "diffusers" else transformers, kind)
@@ -296,7 +278,7 @@ def _component(
             where,
             local_files_only=True,
             use_safetensors=True,
-            variant=_variant(where, name),
+            variant=_variant(where, variant),
             torch_dtype=dtype,
             output_loading_info=True,
         )
@@ -319,11 +301,12 @@ def _loading(name: str) -> Iterator[None]:
         raise LoadFailed(f"{name}: {first_line[:200]}") from exc
 
 
-def _variant(where: pathlib.Path, name: str) -> str | None:
+def _variant(where: pathlib.Path, variant: str) -> str | None:
+    """`variant` where this part has weights of it, as peer.store.models counts them; else its plain ones."""
     names = {path.name for path in where.glob("*.safetensors")}
     if not names:
-        raise LoadFailed(f"{name} has no safetensors file, and no other format is read.")
-    return "fp16" if all(".fp16" in found for found in names) else None
+        raise LoadFailed(f"{where.name} has no safetensors file, and no other format is read.")
+    return variant if variant and any(f".{variant}." in found for found in names) else None
 
 
 def _scheduler(sampler: str, config: dict[str, Any]) -> Any:
@@ -389,8 +372,3 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LoadFailed(f"{inside} is not a JSON object.")
     return value
-
-
-def now_us() -> int:
-    """The machine's monotonic clock, which the peer's readings may be compared with."""
-    return time.monotonic_ns() // 1000

@@ -14,9 +14,10 @@ from protocol.wire.noise import normals, table
 from protocol.wire.receipt import pixel_hash
 from protocol.wire.statement import Statement
 
+from ..clock import now_us
 from . import pace
 from .messages import MAX_FILE_BYTES, MAX_PREVIEW_SIDE_PX, RenderFailed, unsupported
-from .pipelines import Model, clean_estimate, now_us
+from .pipelines import Model, clean_estimate
 
 PNG_COMPRESS_LEVEL = 1  # of zlib
 
@@ -58,6 +59,7 @@ class Watcher:
         [int, int, Callable[[], Preview | None]], None
     ]  # step (1..), us, makes a preview when called
     cancelled: Callable[[], bool]
+    on_started: Callable[[], None] = lambda: None  # the statement can be drawn: what follows is the work
 
 
 def prepare() -> None:
@@ -91,11 +93,13 @@ class _Render:
             pipe = self._pipe = self._model.pipe
             self._lap("load_weights")
         self._model.check(statement)
+        self._watcher.on_started()
         pipe.scheduler = self._model.scheduler(statement.sampler)
         guidance = statement.guidance_millionths / 1_000_000
         conditions = self._encode_prompt(guidance)
         self._lap("encode_prompt")
         latents = self._initial_latents()
+        self._lap("noise")
         pipe.progress_bar = self._denoising_begins  # called where the loop begins
         latents = pipe(
             **conditions,
@@ -170,7 +174,7 @@ class _Render:
         self._sigmas = self._sigmas_hash()
         if self._statement.sigmas not in (None, self._sigmas):
             raise unsupported("This renderer's sampler does not take the sigmas that the statement names.")
-        self._lap("noise")
+        self._lap("prepare")
         return _NoBar()
 
     def _sigmas_hash(self) -> bytes:

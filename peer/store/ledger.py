@@ -7,9 +7,9 @@ a thread.  Several processes may hold the same ledger (`peer jobs` beside a daem
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ _MIGRATIONS = (
     ) STRICT;
     CREATE INDEX receipts_by_job ON receipts (job);
     CREATE TABLE peers (peer TEXT PRIMARY KEY, addresses TEXT NOT NULL, last_seen_us INTEGER NOT NULL) STRICT;
+    """,
+    """
+    CREATE TABLE loads (
+        device TEXT NOT NULL, model BLOB NOT NULL, us INTEGER NOT NULL, PRIMARY KEY (device, model)
+    ) STRICT;
+    CREATE TABLE speeds (
+        device TEXT NOT NULL, model BLOB NOT NULL, precision TEXT NOT NULL, pixels INTEGER NOT NULL,
+        step_us INTEGER NOT NULL, fixed_us INTEGER NOT NULL, PRIMARY KEY (device, model, precision, pixels)
+    ) STRICT;
     """,
 )
 
@@ -93,6 +102,17 @@ class KnownPeer:
     peer: str
     addresses: tuple[str, ...]
     last_seen_us: int  # wall clock, Unix microseconds
+
+
+@dataclass(frozen=True)
+class OwnSpeed:
+    """How fast one of this peer's own devices was: a render of `pixels`, one step and the rest."""
+
+    model: bytes
+    precision: str
+    pixels: int
+    step_us: int
+    fixed_us: int
 
 
 class Ledger:
@@ -223,6 +243,29 @@ class Ledger:
         """Last seen first."""
         rows = self._rows("SELECT * FROM peers ORDER BY last_seen_us DESC, peer", ())
         return tuple(KnownPeer(peer, tuple(json.loads(text)), seen_us) for peer, text, seen_us in rows)
+
+    # this peer's own devices
+
+    def put_speeds(self, device: str, loads: dict[bytes, int], speeds: Iterable[OwnSpeed]) -> None:
+        """Replaces what was measured on `device`: us of loading each model, and its speeds."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM loads WHERE device = ?", (device,))
+            database.execute("DELETE FROM speeds WHERE device = ?", (device,))
+            database.executemany(
+                "INSERT INTO loads VALUES (?, ?, ?)", [(device, model, us) for model, us in loads.items()]
+            )
+            database.executemany(
+                "INSERT OR REPLACE INTO speeds VALUES (?, ?, ?, ?, ?, ?)",
+                [(device, *(getattr(speed, each.name) for each in fields(speed))) for speed in speeds],
+            )
+
+    def speeds(self, device: str) -> tuple[dict[bytes, int], tuple[OwnSpeed, ...]]:
+        """(us of loading each model, speeds) as last put for `device`."""
+        loads = self._rows("SELECT model, us FROM loads WHERE device = ?", (device,))
+        speeds = self._rows(
+            "SELECT model, precision, pixels, step_us, fixed_us FROM speeds WHERE device = ?", (device,)
+        )
+        return dict(loads), tuple(OwnSpeed(*row) for row in speeds)
 
     def _prepare(self) -> None:
         self._database.execute("PRAGMA journal_mode = WAL")

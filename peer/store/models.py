@@ -7,7 +7,7 @@ cannot be loaded safely is refused here.  (protocol/README.md, section on manife
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,9 +15,12 @@ from typing import Any, BinaryIO
 from protocol.errors import RemoteProtocolError
 from protocol.wire.fields import plain
 from protocol.wire.manifest import FileHasher, Manifest, ManifestFile, normalise_config
-from protocol.wire.statement import MAX_SIDE_PX, SIDE_MULTIPLE_PX
+from protocol.wire.statement import MAX_SIDE_PX, SIDE_MULTIPLE_PX, Statement
 
+from ..renderer.abilities import T5_TOKENS, Abilities, Reader
+from ..renderer.messages import RenderFailed
 from .digests import DigestCache
+from .prompts import TokenCounter, can_count
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_INDEX_BYTES = 16 << 20  # names every tensor of a sharded model
@@ -42,25 +45,24 @@ class Pipeline:
     encoders: tuple[str, ...]  # text encoders; each has its tokenizer
     optional: tuple[str, ...] = ()
     sample_side: int | None = None  # latent side where the denoiser's config has none
-    prompt_tokens: int = 77  # most that the pipeline gives its longest encoder
 
 
 PIPELINES = {
     "StableDiffusionPipeline": Pipeline("sd", "unet", ("text_encoder",)),
     "StableDiffusionXLPipeline": Pipeline("sdxl", "unet", ("text_encoder", "text_encoder_2")),
-    # max_sequence_length and default_sample_size of diffusers' pipeline_stable_diffusion_3.py and pipeline_flux.py
     "StableDiffusion3Pipeline": Pipeline(
-        "sd3", "transformer", ("text_encoder", "text_encoder_2"), ("text_encoder_3",), prompt_tokens=256
+        "sd3", "transformer", ("text_encoder", "text_encoder_2"), ("text_encoder_3",)
     ),
-    "FluxPipeline": Pipeline(
-        "flux", "transformer", ("text_encoder", "text_encoder_2"), sample_side=128, prompt_tokens=512
-    ),
+    # default_sample_size of diffusers' pipeline_flux.py
+    "FluxPipeline": Pipeline("flux", "transformer", ("text_encoder", "text_encoder_2"), sample_side=128),
 }
 _NOT_LOADED = frozenset({"safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker"})
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 _CLASS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _VARIANT = "fp16"
+_T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
+TRAIN_STEPS = 1000  # num_train_timesteps of diffusers' schedulers where the config has none
 # What a tokenizer's config says of the program that wrote it.
 _TOKENIZER_NOISE = frozenset(
     {"backend", "is_local", "local_files_only", "name_or_path", "special_tokens_map_file", "tokenizer_file"}
@@ -80,7 +82,7 @@ class LocalModel:
     pipeline: str  # class name
     variant: str
     native: tuple[int, int]  # width, height in px
-    prompt_tokens: int | None  # most tokens of a prompt, special ones included; None: unknown
+    abilities: Abilities
     bytes: int  # of all files of the manifest
 
     @property
@@ -90,6 +92,18 @@ class LocalModel:
     @property
     def files(self) -> tuple[ManifestFile, ...]:
         return tuple(self.manifest.files)
+
+    def why_not(self, statement: Statement) -> RenderFailed | None:
+        """Why this model cannot draw the statement exactly; the length of the prompts is not looked at."""
+        return _why_not(self.abilities.check_shape, statement)
+
+    def surely_reads(self, statement: Statement) -> bool:
+        """The prompts are so short that they need not be counted."""
+        return self.abilities.surely_reads(statement)
+
+    def why_not_read(self, statement: Statement) -> RenderFailed | None:
+        """Why its prompts do not reach the picture whole.  Reads the tokenizers when first called: in a thread."""
+        return _why_not(self.abilities.check_prompts, statement)
 
 
 def reference_model_folder() -> Path:
@@ -109,6 +123,14 @@ def scan_folder(path: Path, cache: DigestCache | None = None) -> LocalModel:
     if cache is not None:
         cache.save()
     return model
+
+
+def _why_not(check: Callable[[Statement], None], statement: Statement) -> RenderFailed | None:
+    try:
+        check(statement)
+    except RenderFailed as failed:
+        return failed
+    return None
 
 
 def _snapshot(path: Path) -> Path:
@@ -152,13 +174,16 @@ class _Scan:
         for part in ("scheduler", pipeline.denoiser, "vae", *used, *tokenizers):
             self._check_component(index, part)
         self._add_bytes("model_index.json", self._normalised("model_index.json", index))
-        self._config("scheduler", "scheduler_config.json")
+        scheduler = self._config("scheduler", "scheduler_config.json")
         self._variant = self._find_variant((pipeline.denoiser, "vae", *used))
         denoiser = self._weighted(pipeline.denoiser)
         vae = self._weighted("vae")
         for part in used:
             self._weighted(part)
-        tokens = [self._tokenizer(part) for part in tokenizers]
+        readers = [
+            self._tokenizer(part, T5_TOKENS[pipeline.family] if index[part][1] in _T5_TOKENIZERS else None)
+            for part in tokenizers
+        ]
         try:
             manifest = Manifest(
                 family=pipeline.family,
@@ -176,7 +201,13 @@ class _Scan:
             pipeline=name,
             variant=self._variant,
             native=self._native(pipeline, denoiser, vae),
-            prompt_tokens=_prompt_tokens(pipeline, tokens),
+            abilities=Abilities(
+                family=pipeline.family,
+                cell_px=self._cell_px(vae),
+                most_steps=_positive(scheduler.get("num_train_timesteps")) or TRAIN_STEPS,
+                guided=pipeline.family != "flux" or denoiser.get("guidance_embeds") is True,
+                readers=tuple(reader for reader in readers if reader is not None),
+            ),
             bytes=sum(file.bytes for file in self._files),
         )
 
@@ -237,7 +268,6 @@ class _Scan:
         return None
 
     def _native(self, pipeline: Pipeline, denoiser: dict[str, Any], vae: dict[str, Any]) -> tuple[int, int]:
-        channels = vae.get("block_out_channels", vae.get("decoder_block_out_channels"))
         sample = pipeline.sample_side or denoiser.get("sample_size")
         match sample:
             case int(side):
@@ -246,13 +276,17 @@ class _Scan:
                 pass
             case _:
                 raise self._wrong(f"the config of its {pipeline.denoiser} states no sample_size")
-        if not isinstance(channels, list) or not 1 <= len(channels) <= 8:
-            raise self._wrong("the config of its vae states no block_out_channels")
-        scale = 1 << (len(channels) - 1)  # each block but the last halves the sides
+        scale = self._cell_px(vae)
         for side in (height, width):
             if not 0 < side * scale <= MAX_SIDE_PX or side * scale % SIDE_MULTIPLE_PX:
                 raise self._wrong(f"its native size would be {width * scale}x{height * scale}")
         return width * scale, height * scale
+
+    def _cell_px(self, vae: dict[str, Any]) -> int:
+        channels = vae.get("block_out_channels", vae.get("decoder_block_out_channels"))
+        if not isinstance(channels, list) or not 1 <= len(channels) <= 8:
+            raise self._wrong("the config of its vae states no block_out_channels")
+        return 1 << (len(channels) - 1)  # each block but the last halves the sides
 
     # what it holds
 
@@ -284,8 +318,11 @@ class _Scan:
             raise self._wrong(f"{path} does not name 1 to {MAX_SHARDS} safetensors files beside it")
         return shards
 
-    def _tokenizer(self, part: str) -> int | None:
-        """Adds the files of a tokenizer; the most tokens it gives, where it says."""
+    def _tokenizer(self, part: str, at_most: int | None) -> Reader | None:
+        """Adds the files of a tokenizer; how much is read of what it gives, `at_most` being the pipeline's limit.
+
+        None where that is not known before it is loaded.
+        """
         # Where there is a tokenizer.json it holds all that the tables beside it do.
         whole = self._folder / part / "tokenizer.json"
         tables = ["tokenizer.json"] if whole.is_file() else list(_TOKENIZER_TABLES)
@@ -301,8 +338,9 @@ class _Scan:
                 tokens = config.get("model_max_length", tokens)
                 config = {key: value for key, value in config.items() if key not in _TOKENIZER_NOISE}
                 self._add_bytes(f"{part}/{name}", self._normalised(f"{part}/{name}", config))
-        # transformers writes 10^30 for "no limit".
-        return tokens if isinstance(tokens, int) and 0 < tokens <= 1 << 20 else None
+        limits = [limit for limit in (_positive(tokens), at_most) if limit is not None]
+        folder = self._folder / part
+        return Reader(min(limits), TokenCounter(folder)) if limits and can_count(folder) else None
 
     def _config(self, part: str, name: str) -> dict[str, Any]:
         path = f"{part}/{name}"
@@ -388,14 +426,9 @@ def _weight_stem(part: str) -> str:
     return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
-def _prompt_tokens(pipeline: Pipeline, tokens: list[int | None]) -> int | None:
-    """The longest prompt that reaches the picture whole: through every CLIP encoder, or through the T5 one."""
-    known = [each for each in tokens if each is not None]
-    if not known:
-        return None
-    if pipeline.family in {"sd", "sdxl"}:
-        return min(known)
-    return min(max(known), pipeline.prompt_tokens)
+def _positive(value: Any) -> int | None:
+    """The number, where a config has one that can be meant: transformers writes 10^30 for "no limit"."""
+    return value if isinstance(value, int) and 0 < value <= 1 << 20 else None
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:

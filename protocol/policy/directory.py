@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-from ..wire.advert import MAX_SYNC_ADVERTS, Advert, SignedAdvert
+from ..wire.advert import MAX_SYNC_ADVERTS, MAX_SYNC_KNOWN, Advert, SignedAdvert
 from ..wire.envelope import Envelope
 from ..wire.hello import LiveState
 from .prediction import Candidate, SpeedBook
@@ -127,7 +127,7 @@ class Directory:
             self._forget_if_idle(peer)
 
     def on_penalty(self, peer: str, now_us: int) -> None:
-        """It was lost or froze while it worked: avoid it for a while.  Not an accusation."""
+        """It was lost or froze while it worked, or said what it may not: avoid it for a while.  Not an accusation."""
         known = self._peers.get(peer)
         if known is not None:
             known.penalty_us = min(MAX_PENALTY_US, _penalty(known, now_us) + PENALTY_US)
@@ -164,8 +164,13 @@ class Directory:
         return tuple(found)
 
     def versions(self) -> dict[str, tuple[int, int]]:
-        """What a request for newer adverts says we hold."""
-        return {peer: known.signed.advert.version for peer, known in self._peers.items() if known.signed}
+        """What a request for newer adverts says we hold: of what we heard last, as much as one request may name.
+
+        What is left out may be told to us again, which costs its bytes and nothing else.
+        """
+        held = [(peer, known) for peer, known in self._peers.items() if known.signed]
+        latest = sorted(held, key=lambda item: -item[1].heard_us)[:MAX_SYNC_KNOWN]
+        return {peer: known.signed.advert.version for peer, known in latest if known.signed}
 
     def newer_than(self, known: dict[str, tuple[int, int]], now_us: int) -> list[Envelope]:
         """Adverts to tell a peer that holds those `known`: our own, then those we heard last; bounded.

@@ -188,7 +188,7 @@ class Job:
         if self.attempts >= MAX_ATTEMPTS:
             return self._give_up(f"{MAX_ATTEMPTS} attempts did not give a picture; the last one {why}")
         self.state, self._peer = State.PLANNING, None
-        return [Tell(f"{why}; asking another peer"), self._replan()]
+        return [Tell(f"{why.removesuffix('.')}; asking another peer"), self._replan()]
 
     def _give_up(self, sentence: str) -> list[Action]:
         self.state = State.FAILED

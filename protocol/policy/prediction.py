@@ -14,13 +14,19 @@ UNKNOWN_RTT_US = 200_000  # a far continent: pessimistic, so that a measured pee
 CONNECT_ROUND_TRIPS = 5  # TCP, multistream, noise, multistream, yamux and the task stream: 4-5 measured
 TASK_ROUND_TRIPS = 2  # offer until start, and result until checked
 UNKNOWN_WAIT_US = 100_000  # nobody told how busy it is: not counted, but uncertain
-UNKNOWN_LOAD_US = 10_000_000
+UNKNOWN_LOAD_US = 10_000_000  # of a model of which not even the size is known
+RENDERER_START_US = 3_000_000  # importing torch and diffusers: 2.5-3.5 s measured on two cores
+UNKNOWN_LOAD_BYTES_PER_S = 200_000_000  # safetensors from a SATA disk into memory, checked: 150-400 MB/s
+LOAD_PROMISE = 3  # times what is expected: a load of 4 s on an idle machine took 18 s on a busy one,
+LEAST_LOAD_PROMISE_US = 60_000_000  # and over 30 s on a very busy one; it says that it lives meanwhile
 UNKNOWN_FIXED_US = 1_000_000
 UNKNOWN_STEP_US_PER_MEGAPIXEL = {
     "cpu": 20_000_000,
     "mps": 2_000_000,
     "cuda": 500_000,
 }  # SD 1.5 on slow ones of each
+MEASURED_BYTES = 4_270_000_000  # of SD 1.5 in fp32: a step reads every weight, so its time goes with them
+SMALLEST_SHARE = 16  # a step has costs of its own: the 24 MB reference model takes a sixteenth, not a 178th
 UNKNOWN_BYTES_PER_S = 2_500_000  # 20 Mbit/s: the upload of a home line
 PNG_BYTES_PER_TEN_PIXELS = 19  # a photograph-like 512 px PNG is 489 kB
 MAX_LEARNED_PEERS = 4096
@@ -36,8 +42,10 @@ SCALED_UNCERTAIN_PERCENT = 50  # for each doubling between the size measured and
 WAIT_UNCERTAIN_PERCENT = 25
 
 
-@dataclass
-class _Speed:
+@dataclass(frozen=True)
+class Measured:
+    """A render of one size: one step, and the rest of it when warm."""
+
     pixels: int
     step_us: int
     fixed_us: int
@@ -47,7 +55,7 @@ class _Speed:
 class Learned:
     """What this peer observed of one other.  Read it; only SpeedBook writes."""
 
-    speeds: "OrderedDict[tuple[bytes, str, int], _Speed]" = field(
+    speeds: "OrderedDict[tuple[bytes, str, int], Measured]" = field(
         default_factory=OrderedDict
     )  # model, precision, octave
     load_us: "OrderedDict[bytes, int]" = field(default_factory=OrderedDict)
@@ -55,7 +63,7 @@ class Learned:
 
     def nearest(self, model: bytes, precision: str, pixels: int) -> tuple[int, int, int] | None:
         """(pixels, step_us, fixed_us) measured at the size nearest to `pixels`."""
-        best: _Speed | None = None
+        best: Measured | None = None
         for (of, with_, _), speed in self.speeds.items():
             if of == model and with_ == precision:
                 if best is None or _ratio(speed.pixels, pixels) < _ratio(best.pixels, pixels):
@@ -74,14 +82,20 @@ class SpeedBook:
 
     def on_render(self, peer: str, statement: Statement, *, step_us: int, fixed_us: int) -> None:
         """`step_us`: one step of it took so long; `fixed_us`: the rest of a warm render."""
-        speeds, pixels = self._learned(peer).speeds, statement.pixels
-        key = (statement.model, statement.precision, pixels.bit_length())
+        self.on_speed(
+            peer, statement.model, statement.precision, Measured(statement.pixels, step_us, fixed_us)
+        )
+
+    def on_speed(self, peer: str, model: bytes, precision: str, measured: "Measured") -> None:
+        """As `on_render`; also what was measured before this peer last stopped."""
+        pixels, step_us, fixed_us = measured.pixels, measured.step_us, measured.fixed_us
+        speeds, key = self._learned(peer).speeds, (model, precision, pixels.bit_length())
         old = speeds.get(key)
         if old is None:
-            speeds[key] = _Speed(pixels, step_us, fixed_us)
+            speeds[key] = measured
         else:
             scaled_us = old.step_us * pixels // old.pixels
-            speeds[key] = _Speed(pixels, _mean(scaled_us, step_us), _mean(old.fixed_us, fixed_us))
+            speeds[key] = Measured(pixels, _mean(scaled_us, step_us), _mean(old.fixed_us, fixed_us))
         speeds.move_to_end(key)
         if len(speeds) > MAX_LEARNED_SPEEDS:
             speeds.popitem(last=False)
@@ -265,8 +279,16 @@ def _load(candidate: Candidate, model: OfferedModel) -> tuple[int, int]:
     observed_us = candidate.speeds.load_us.get(model.id) if candidate.speeds else None
     load_us = model.load_us if observed_us is None else observed_us
     if load_us is None:
-        return UNKNOWN_LOAD_US, UNKNOWN_LOAD_US
+        guess_us = unknown_load_us(model.total_bytes)
+        return guess_us, guess_us
     return load_us, load_us * SPEED_UNCERTAIN_PERCENT // 100
+
+
+def unknown_load_us(model_bytes: int | None) -> int:
+    """What the first load of a model of that size may take, its renderer's start included."""
+    if model_bytes is None:
+        return UNKNOWN_LOAD_US
+    return RENDERER_START_US + model_bytes * 1_000_000 // UNKNOWN_LOAD_BYTES_PER_S
 
 
 def _speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> tuple[int, int, int]:
@@ -285,13 +307,24 @@ def _speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> t
         per_megapixel_us = min(
             (UNKNOWN_STEP_US_PER_MEGAPIXEL.get(kind, slowest_us) for kind in kinds), default=slowest_us
         )
-        return per_megapixel_us * pixels // 1_000_000, UNKNOWN_FIXED_US, 100
+        return (
+            _of_size(per_megapixel_us * pixels // 1_000_000, model.total_bytes),
+            _of_size(UNKNOWN_FIXED_US, model.total_bytes),
+            100,
+        )
     measured, step_us, fixed_us = found
     if measured == pixels:
         return step_us, fixed_us, SPEED_UNCERTAIN_PERCENT
     doublings = (_ratio(measured, pixels) - 1).bit_length()
     percent = min(100, SPEED_UNCERTAIN_PERCENT + SCALED_UNCERTAIN_PERCENT * max(1, doublings))
     return max(1, step_us * pixels // measured), fixed_us * pixels // measured, percent
+
+
+def _of_size(us: int, model_bytes: int | None) -> int:
+    """`us` of a model of MEASURED_BYTES, for a model of another size."""
+    if model_bytes is None:
+        return us
+    return max(1, us // SMALLEST_SHARE, us * model_bytes // MEASURED_BYTES)
 
 
 def _transfer(candidate: Candidate, statement: Statement, round_trips_us: int) -> int:
@@ -311,14 +344,22 @@ def _mean(old: int | None, new: int) -> int:
     return new if old is None else old + (new - old) // LEARNING_SHARE
 
 
-def predict_own(learned: Learned | None, statement: Statement, *, resident: bool) -> tuple[int, int, int]:
+def predict_own(
+    learned: Learned | None, statement: Statement, *, resident: bool, model_bytes: int | None = None
+) -> tuple[int, int, int]:
     """(load_us, step_us, fixed_us) that a provider expects of a task on its own renderer."""
     load_us = 0
     if not resident:
-        load_us = (learned.load_us.get(statement.model) if learned else None) or UNKNOWN_LOAD_US
+        measured_us = learned.load_us.get(statement.model) if learned else None
+        load_us = measured_us or unknown_load_us(model_bytes)
     found = learned.nearest(statement.model, statement.precision, statement.pixels) if learned else None
     if found is None:
         slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
         return load_us, max(1, slowest_us * statement.pixels // 1_000_000), UNKNOWN_FIXED_US
     pixels, step_us, fixed_us = found
     return load_us, max(1, step_us * statement.pixels // pixels), fixed_us * statement.pixels // pixels
+
+
+def promised_load_us(expected_us: int) -> int:
+    """What a provider says in ACCEPT of a load: the requester's deadline for START, so on the safe side."""
+    return max(LEAST_LOAD_PROMISE_US, LOAD_PROMISE * expected_us) if expected_us else 0

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..wire.statement import Statement
 from .prediction import Candidate, Constraint, Exclusion, Prediction, predict, prompt_bytes
+from .timeline import duration
 
 TEMPERATURE_PERCENT = 15  # of what is contended: tuned in simulation against herding
 MAX_WAIT_SLACK_US = 100_000  # a provider may start so much later than predicted before it refuses
@@ -55,7 +56,7 @@ class Plan:
         name = max(gains, key=lambda name: gains[name])
         if gain_us <= 0 or gains[name] <= 0:
             return "It and the next best were predicted alike; chance, or what is known of them, spread the load."
-        return f"It was predicted {gain_us / 1e3:.1f} ms sooner than the next best, most of it in {name!r}."
+        return f"It was predicted {duration(gain_us)} sooner than the next best, most of it in {name!r}."
 
 
 def plan(

@@ -11,18 +11,31 @@ from ..errors import LocalProtocolError
 
 MAX_SPANS = 16_384  # 1000 steps on each of a dozen attempts, and as much again; what is beyond it is counted
 
-EXECUTION = frozenset({"encode_prompt", "noise", "step", "decode", "encode_image"})  # what was asked for
+EXECUTION = frozenset(
+    {"encode_prompt", "noise", "prepare", "step", "decode", "encode_image"}
+)  # what was asked for
 
-_ADVICE = {
+ADVICE = {
+    "start_peer": "starting a peer for this one picture; one that runs already (`peer up`) costs nothing",
+    "join": "joining the swarm; a peer that runs already (`peer up`) has joined",
+    "submit": "handing the request over and reading it",
     "plan": "choosing a peer",
     "dial": "opening a connection; a connection that is already open costs nothing",
     "offer": "agreeing with the provider; a nearer provider answers sooner",
     "wait": "waiting in the provider's queue; a provider that is idle would have started at once",
+    "start_renderer": "starting the renderer's process; while it runs, the next picture does without",
     "load_weights": "loading the model's weights; while they stay resident there, the next picture does without",
     "load_adapter": "loading an adapter; while it stays loaded, the next picture does without",
+    "handoff": "handing the task to the renderer's process",
+    "handback": "taking the picture back from the renderer's process",
+    "sign": "hashing the picture and signing its receipt",
+    "lost": "attempts that gave no picture; `attempts` says what became of each",
     "transfer": "moving the picture; a nearer provider or a faster link shortens it",
     "check": "checking signature, file and pixels",
-    "save": "writing to disk",
+    "save": "writing the receipt into the ledger",
+    "embed": "putting the receipt into the picture's file",
+    "deliver": "handing the picture to the command that asked for it",
+    "write_file": "writing the picture to disk",
 }
 
 
@@ -114,6 +127,16 @@ class Timeline:
             raise LocalProtocolError("a timeline ends once, after it began")
         self._wall_us = now_us - self.asked_us
 
+    def extend(self, name: str, start_us: int, us: int, *, observer: str) -> None:
+        """What came of it after `finish`, in the hands of whoever asked: a critical span with which the job now ends.
+
+        LocalProtocolError unless the job ended before `start_us`, a clock reading.
+        """
+        if start_us < self.asked_us + self.wall_us:
+            raise LocalProtocolError(f"span {name!r} began before the end that it comes after")
+        self.add(name, start_us, us, observer=observer, critical=True)
+        self._wall_us = start_us + us - self.asked_us
+
     @property
     def finished(self) -> bool:
         return self._wall_us is not None
@@ -160,7 +183,7 @@ class Timeline:
         share = f"{duration(us)} of {duration(self.wall_us)}"
         if name == "unaccounted":
             return Avoidable(name, us, f"{share} is covered by no span: unaccounted.")
-        return Avoidable(name, us, f"{share} went into {_ADVICE.get(name, name)}.")
+        return Avoidable(name, us, f"{share} went into {ADVICE.get(name, name)}.")
 
     def bars(self, width: int) -> list[str]:
         """Rows of at most `width` columns, one a span (a run of one name is one row): name, bar, duration.

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
-from ..errors import MalformedMessage
-from .canonical import Value
+from ..errors import LocalProtocolError, MalformedMessage
+from .canonical import MAX_ITEMS, Value
 from .envelope import Domain, Envelope, open_untrusted, seal
 from .fields import U32, U64, Fields, plain
 from .hello import MAX_US, MODEL_ID_BYTES
@@ -15,6 +15,7 @@ SYNC_PROTOCOL = "/nearlight/adverts/1"
 KIND = "advert"
 MAX_ADVERT_BYTES = 4096
 MAX_SYNC_ADVERTS = 128  # adverts told to one peer on connect
+MAX_SYNC_KNOWN = MAX_ITEMS  # peers in one request: as many as one map may name
 MAX_ADDRESSES = 8
 MAX_ADDRESS_BYTES = 256
 MAX_DEVICES = 8
@@ -110,6 +111,7 @@ class OfferedModel:
     native: tuple[int, int]  # width, height in px
     load_us: int | None  # from disk to resident, as measured; None: not measured yet
     speeds: tuple[Speed, ...]  # empty: not measured yet
+    total_bytes: int | None = None  # of its files; None: not told
 
     def to_value(self) -> Value:
         return {
@@ -120,6 +122,7 @@ class OfferedModel:
             "native": list(self.native),
             "load_us": self.load_us,
             "speeds": [speed.to_value() for speed in self.speeds],
+            "~bytes": self.total_bytes,
         }
 
     @classmethod
@@ -132,6 +135,7 @@ class OfferedModel:
             native=_pair(fields.value("native"), 1, MAX_SIDE_PX),
             load_us=fields.maybe("load_us", lambda key: fields.integer(key, 0, MAX_US)),
             speeds=tuple(Speed.from_fields(item) for item in fields.each("speeds", at_most=MAX_SPEEDS)),
+            total_bytes=fields.maybe("~bytes", lambda key: fields.integer(key, 0, U64)),
         )
         fields.end()
         return model
@@ -256,7 +260,12 @@ class SignedAdvert:
 
 
 def sync_request(known: dict[str, tuple[int, int]]) -> Value:
-    """Asks for the adverts that are newer than those we hold: ``known[peer id] = (boot_epoch, sequence)``."""
+    """Asks for the adverts that are newer than those we hold: ``known[peer id] = (boot_epoch, sequence)``.
+
+    LocalProtocolError beyond MAX_SYNC_KNOWN: nobody could read it.
+    """
+    if len(known) > MAX_SYNC_KNOWN:
+        raise LocalProtocolError(f"{len(known)} peers in a request, limit {MAX_SYNC_KNOWN}")
     return ["known", {peer: list(version) for peer, version in known.items()}]
 
 

@@ -1,6 +1,6 @@
 """Who a peer is: an Ed25519 public key, written as a libp2p peer id.  (README section 2.)"""
 
-import functools
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -22,11 +22,17 @@ _SMALL_ORDER_Y = frozenset({0, 1, _P - 1, _ORDER_8_Y, _P - _ORDER_8_Y})
 
 
 def public_key_of(private_key: bytes) -> bytes:
-    return Ed25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+    return _loaded(private_key)[1]
 
 
 def sign(private_key: bytes, message: bytes) -> bytes:
-    return Ed25519PrivateKey.from_private_bytes(private_key).sign(message)
+    return _loaded(private_key)[0].sign(message)
+
+
+@lru_cache(maxsize=8)  # a peer signs with one key, and loading it costs as much as signing
+def _loaded(private_key: bytes) -> tuple[Ed25519PrivateKey, bytes]:
+    key = Ed25519PrivateKey.from_private_bytes(private_key)
+    return key, key.public_key().public_bytes_raw()
 
 
 def verify_untrusted(key: bytes, message: bytes, signature: bytes) -> None:
@@ -51,7 +57,7 @@ def check_key_untrusted(key: bytes) -> None:
         raise BadSignature("a key of small order")
 
 
-@functools.lru_cache(maxsize=4096)  # as many as a directory knows: an advert names its peer several times
+@lru_cache(maxsize=4096)  # as many as a directory knows: an advert names its peer several times
 def peer_id_of(key: bytes) -> str:
     """The base58 peer id ("12D3KooW...") of a public key."""
     data = _PEER_ID_PREFIX + key

@@ -23,7 +23,7 @@ class Child:
         assert self._process.stdout is not None
         line = await trio.to_thread.run_sync(self._process.stdout.readline)
         if not line:
-            raise RuntimeError(f"process {self._process.args} ended early")
+            raise RuntimeError(f"process {self._process.args!r} ended early")
         return json.loads(line)
 
     async def ask(self, question: dict[str, Any]) -> Any:

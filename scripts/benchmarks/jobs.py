@@ -17,7 +17,7 @@ from .figures import Figure, quantile
 
 PROMPT = "a gold spiral on navy"
 WARM_JOBS = 3
-BEFORE_A_PREVIEW = ("plan", "dial", "offer", "handoff", "encode_prompt", "noise", "step")
+BEFORE_A_PREVIEW = ("plan", "dial", "offer", "handoff", "encode_prompt", "noise", "prepare", "step")
 MAX_RATIO = 1.10
 MAX_EXTRA_MS = 25.0
 

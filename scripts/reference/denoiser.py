@@ -1,6 +1,6 @@
 """The UNet and the text encoder, trained together on cached latents to predict v, down to zero signal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -106,16 +106,16 @@ def draw_timesteps(count: int, steps: int) -> torch.Tensor:
 class Average:
     """A moving average of parameters: what is exported."""
 
-    def __init__(self, parameters: list[torch.Tensor]) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
         self.shadow = [parameter.detach().clone() for parameter in parameters]
 
     @torch.no_grad()
-    def follow(self, parameters: list[torch.Tensor], step: int) -> None:
+    def follow(self, parameters: Sequence[torch.Tensor], step: int) -> None:
         decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.shadow, [p.detach() for p in parameters], 1 - decay)
 
     @torch.no_grad()
-    def copy_to(self, parameters: list[torch.Tensor]) -> None:
+    def copy_to(self, parameters: Sequence[torch.Tensor]) -> None:
         for parameter, mean in zip(parameters, self.shadow, strict=True):
             parameter.copy_(mean)
 

@@ -14,7 +14,7 @@ CHECKPOINT_EVERY_S = 60
 LOG_EVERY_S = 30
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Any) -> None:
     """Write whole or not at all: an interrupted write leaves the old file."""
     unfinished = path.with_suffix(".part")
     torch.save(state, unfinished)

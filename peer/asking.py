@@ -1,0 +1,76 @@
+"""What asking for a picture deals in: what was asked, whom to tell, what was tried, and what came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from protocol.policy.selection import Choice, Plan
+from protocol.policy.timeline import Timeline
+from protocol.wire.offer import SignedOffer
+from protocol.wire.receipt import SignedReceipt
+from protocol.wire.statement import Statement
+from protocol.wire.task import Progress, Result
+from protocol.wire.transfer import Receiver
+
+from .link import Session
+
+
+class JobFailed(Exception):
+    """No picture: the sentence says which constraint binds, or what went wrong last."""
+
+    def __init__(self, sentence: str, *, nobody: bool) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.nobody = nobody  # there was nobody to ask
+
+
+@dataclass
+class Attempt:
+    """One offer to one peer, and what came of it."""
+
+    id: bytes
+    number: int
+    choice: Choice
+    offer: SignedOffer | None = None
+    offered_in: Session | None = None  # whose clock and boot the offer is for
+    result: Result | None = None
+    result_local_us: int = 0
+    unspanned_us: int = 0  # until then, spans say where its time went
+    receiver: Receiver | None = None
+    data: bytearray = field(default_factory=bytearray)
+    receipt: SignedReceipt | None = None
+    step_us: int | None = None
+    outcome: str = "offered"
+    sentence: str | None = None
+    last_byte_us: int = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A checked picture: the file with the receipt in it, and how it came to be."""
+
+    statement: Statement
+    file: bytes
+    provider: str
+    checked: tuple[str, ...]
+    timeline: Timeline
+    plan: Plan
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Whom to tell what.  All are called from the event loop and must not block."""
+
+    planned: Callable[[Plan], None]
+    attempted: Callable[[Attempt], None]
+    told: Callable[[str], None]
+    progressed: Callable[[int, Progress], None]
+    drawn: Callable[[Picture], None]  # before anything else is done about it
+
+
+@dataclass(frozen=True)
+class Asked:
+    """When the person asked, and spans (name, start_us, us) of what was done about it before `render` was called."""
+
+    at_us: int
+    spans: tuple[tuple[str, int, int], ...] = ()

@@ -1,0 +1,334 @@
+"""What a provider has taken on: the queue run on the renderer, and the signed account of each task."""
+
+import hashlib
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import trio
+
+from protocol.policy.prediction import SpeedBook, predict_own, promised_load_us
+from protocol.policy.queue import Accepted, Queue, Refused, Repeat, State
+from protocol.wire.hello import LiveState
+from protocol.wire.identity import key_of_untrusted
+from protocol.wire.offer import Offer
+from protocol.wire.receipt import Receipt, SignedReceipt
+from protocol.wire.statement import Statement
+from protocol.wire.task import Preview
+
+from .changed import Changed
+from .clock import now_us, wall_us
+from .renderer.client import RenderCancelled, Rendered, Renderer, RendererDied, RenderFailed, Step
+from .store.models import LocalModel
+
+RETAIN_S = 600  # how long a result can be fetched again
+ORPHAN_AFTER_US = 15_000_000  # a requester that has not come back by then has asked someone else
+RETIRE_EVERY_US = 600_000_000  # a model that needs more than the limit is not loaded again for each picture
+NOTHING = bytes(32)  # a hash of what there is none of
+
+
+@dataclass
+class Task:
+    """One attempt on this provider.  Whoever follows it looks at its state at each `changed`."""
+
+    attempt: bytes
+    requester: str
+    statement: Statement
+    heard_us: int
+    load_us: int  # promised: what is predicted, and more
+    step_us: int  # predicted
+    changed: Changed = field(default_factory=Changed)
+    phase: str = "queue"
+    started: bool = False
+    steps_done: int = 0
+    preview: Preview | None = None
+    previews: int = 0
+    rendered: Rendered | None = None
+    failed: tuple[str, str, str] | None = None  # code, fault, sentence
+    cancelled: bool = False
+    receipt: SignedReceipt | None = None
+    spans: list[tuple[str, int, int]] = field(default_factory=list)  # name, start (monotonic), us
+    followers: int = 0  # streams on which its requester hears of it
+    dropped_at_us: int | None = None  # since then there is none
+
+    @property
+    def over(self) -> bool:
+        return self.receipt is not None or self.failed is not None
+
+
+class Work:
+    """The tasks of this peer's renderer.  Who may give it one, and what is said of it to whom, is the provider's."""
+
+    def __init__(
+        self,
+        *,
+        private_key: bytes,
+        network: str,
+        own_peer: str,
+        renderer: Renderer,
+        models: dict[bytes, LocalModel],
+        speeds: SpeedBook,
+        on_capabilities: Callable[[], None],
+        on_receipt: Callable[[Task, bytes], Awaitable[None]],
+        journal: Callable[..., None],
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        self.models = models
+        self._private_key = private_key
+        self._network = network
+        self._own_peer = own_peer
+        self._renderer = renderer
+        self._speeds = speeds
+        self._on_capabilities = on_capabilities
+        self._on_receipt = on_receipt
+        self._journal = journal
+        self._memory_limit_bytes = memory_limit_bytes
+        self._retired_us: int | None = None
+        self._queue = Queue()
+        self._tasks: dict[bytes, Task] = {}
+        self._changed = Changed()
+
+    def live_state(self) -> LiveState:
+        return LiveState(
+            wait_us=self._queue.wait_us(now_us()),
+            running=int(self._queue.running is not None),
+            queued=self._queue.queued,
+            free_memory_mib=None,
+            resident=self._renderer.resident,
+        )
+
+    def statistics(self) -> dict[str, int]:
+        return self._queue.statistics()
+
+    def task(self, attempt: bytes) -> Task | None:
+        """What it has of `attempt`: waiting, running, or with a result that is still kept."""
+        return self._tasks.get(attempt)
+
+    def wait_us(self, task: Task) -> int:
+        """Until it is expected to start."""
+        return self._queue.wait_of_us(task.attempt, now_us()) or 0
+
+    def offer(self, requester: str, offer: Offer, heard_us: int) -> Task | Refused:
+        """Takes the picture on, or finds it taken on before."""
+        statement = offer.statement
+        model = self.models[statement.model]
+        load_us, step_us, fixed_us = predict_own(
+            self._speeds.of(self._own_peer),
+            statement,
+            resident=model.id in self._renderer.resident,
+            model_bytes=model.bytes,
+        )
+        cost_us = load_us + fixed_us + step_us * statement.steps
+        verdict = self._queue.offer(offer.attempt, requester, cost_us, offer.max_wait_us, now_us())
+        match verdict:
+            case Refused():
+                return verdict
+            case Repeat():
+                task = self._tasks.get(offer.attempt)
+                if task is None or task.cancelled:
+                    return Refused("duplicate", "This attempt is over and its result is no longer kept.")
+            case Accepted():
+                promised_us = promised_load_us(load_us)
+                task = Task(
+                    offer.attempt,
+                    requester,
+                    statement,
+                    heard_us,
+                    promised_us,
+                    step_us,
+                    dropped_at_us=heard_us,
+                )
+                self._tasks[offer.attempt] = task
+                self._changed.notify()
+                self._journal("task_accepted", peer=requester, attempt=offer.attempt.hex())
+        return task
+
+    def cancel(self, task: Task) -> None:
+        """The requester no longer wants it: out of the queue, or stopped at the next step."""
+        where = self._queue.cancel(task.attempt, now_us())
+        if where == "running":
+            task.cancelled = True
+            self._renderer.cancel(task.attempt)
+        elif where == "queued":
+            task.cancelled = True
+            self._changed.notify()
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tidy)
+            nursery.start_soon(self._sign_cancelled)
+            task_status.started()
+            while True:
+                attempt = self._queue.next(now_us())
+                if attempt is None:
+                    await self._changed.wait()
+                    continue
+                await self._run_one(self._tasks[attempt], nursery)
+                await self._watch_memory()
+
+    async def _sign_cancelled(self) -> None:
+        """Receipts of what was cancelled in the queue, whatever runs meanwhile."""
+        while True:
+            task = next(filter(self._cancelled_in_queue, self._tasks.values()), None)
+            if task is None:
+                await self._changed.wait()
+            else:
+                began_us = now_us()
+                await self._keep(task, self._sign(task, "cancelled", began_us=began_us))
+
+    def _cancelled_in_queue(self, task: Task) -> bool:
+        return not task.over and self._queue.state(task.attempt) is State.CANCELLED
+
+    async def _run_one(self, task: Task, nursery: trio.Nursery) -> None:
+        """Draws one; its receipt is stored while its bytes go and the next one is drawn."""
+        statement, began_us = task.statement, now_us()
+        task.spans.append(("wait", task.heard_us, began_us - task.heard_us))
+        model = self.models[statement.model]
+        outcome, failed, steps_done, load_us = "cancelled", None, 0, 0
+        rendered: Rendered | None = None
+        try:
+            if model.id not in self._renderer.resident:
+                task.phase = "weights"
+                task.changed.notify()
+                task.spans.extend(await self._renderer.load(Path(model.folder), model.id, model.variant))
+                load_us = now_us() - began_us
+                self._speeds.on_load(self._own_peer, model.id, load_us)
+                self._on_capabilities()
+            if not task.cancelled:
+                rendered = await self._render(task, model.id)
+                outcome, steps_done = "done", rendered.steps_done
+                self._learn(statement, rendered)
+        except RenderCancelled as exc:
+            steps_done = exc.steps_done
+        except RenderFailed as exc:
+            failed = (exc.code, exc.fault, exc.sentence)
+        except RendererDied as exc:
+            failed = ("renderer_died", "provider", f"{exc}")
+            self._on_capabilities()
+        self._queue.on_finished(task.attempt, now_us())
+        if failed is not None:
+            outcome, task.failed = "failed", failed
+        else:
+            task.rendered = rendered
+            receipt = self._sign(task, outcome, rendered, steps_done, began_us=began_us, load_us=load_us)
+            if rendered is not None:
+                _, start_us, us = task.spans[-1]
+                task.spans.append(("sign", start_us + us, now_us() - start_us - us))
+            nursery.start_soon(self._keep, task, receipt)
+        task.changed.notify()
+        self._journal("task_finished", attempt=task.attempt.hex(), outcome=outcome, steps=steps_done)
+
+    async def _render(self, task: Task, model: bytes) -> Rendered:
+        sent_us = now_us()
+        rendered = await self._renderer.render(
+            task.attempt,
+            model,
+            task.statement.to_bytes(),
+            lambda step: self._on_step(task, step),
+            on_started=lambda: self._on_started(task),
+        )
+        back_us = now_us()
+        first_us = min(start for _, start, _ in rendered.spans)
+        last_us = max(start + us for _, start, us in rendered.spans)
+        task.spans.append(("handoff", sent_us, first_us - sent_us))
+        task.spans.extend(rendered.spans)
+        task.spans.append(("handback", last_us, back_us - last_us))
+        return rendered
+
+    def _on_started(self, task: Task) -> None:
+        """The renderer took it, and found nothing in it that it cannot do."""
+        task.started = True
+        task.changed.notify()
+        self._journal("task_started", attempt=task.attempt.hex(), renderer=self._renderer.pid)
+
+    def _on_step(self, task: Task, step: Step) -> None:
+        task.steps_done = step.step
+        if step.preview is not None:
+            width, height, rgb = step.preview
+            task.preview, task.previews = Preview(width, height, rgb), task.previews + 1
+        left = (task.statement.steps - step.step) * step.us
+        self._queue.on_progress(task.attempt, left, now_us())
+        task.changed.notify()
+
+    def _learn(self, statement: Statement, rendered: Rendered) -> None:
+        steps = sorted(us for name, _, us in rendered.spans if name == "step")
+        fixed_us = sum(us for name, _, us in rendered.spans if name != "step")
+        if steps:
+            first = self._speeds.of(self._own_peer)
+            new = (
+                first is None or first.nearest(statement.model, statement.precision, statement.pixels) is None
+            )
+            self._speeds.on_render(
+                self._own_peer, statement, step_us=max(1, steps[len(steps) // 2]), fixed_us=fixed_us
+            )
+            if new:
+                self._on_capabilities()
+
+    def _sign(
+        self,
+        task: Task,
+        outcome: str,
+        rendered: Rendered | None = None,
+        steps_done: int = 0,
+        *,
+        began_us: int,
+        load_us: int = 0,
+    ) -> SignedReceipt:
+        """`began_us`: when it was taken up.  What its times count adds up to all since its offer was heard."""
+        file_hash = hashlib.sha256(rendered.file).digest() if rendered else NOTHING
+        receipt = Receipt(
+            attempt=task.attempt,
+            statement=task.statement.hash,
+            requester=key_of_untrusted(task.requester),
+            outcome=outcome,
+            steps_done=steps_done,
+            outputs_root=file_hash,  # the root over one leaf is the leaf
+            outputs=int(rendered is not None),
+            pixels=rendered.pixels if rendered else NOTHING,
+            file=file_hash,
+            file_bytes=len(rendered.file) if rendered else 0,
+            sigmas=rendered.sigmas if rendered else NOTHING,
+            environment=self._renderer.environment[:128],
+            queue_us=began_us - task.heard_us,
+            load_us=load_us,
+            render_us=now_us() - began_us - load_us,
+            finished_us=wall_us(),
+            retain_s=RETAIN_S if rendered else 0,
+        )
+        return SignedReceipt.sign(receipt, network=self._network, private_key=self._private_key)
+
+    async def _keep(self, task: Task, receipt: SignedReceipt) -> None:
+        """On disk first: a receipt that was sent is never forgotten."""
+        await self._on_receipt(task, receipt.envelope.to_bytes())
+        task.receipt = receipt
+        task.changed.notify()
+
+    async def _watch_memory(self) -> None:
+        """Between two tasks: a renderer that has grown too large is replaced before the machine swaps."""
+        limit_bytes, last_us = self._memory_limit_bytes, self._retired_us
+        if limit_bytes is None or (last_us is not None and now_us() - last_us < RETIRE_EVERY_US):
+            return
+        renderer_bytes = self._renderer.memory_bytes()
+        own_bytes = psutil.Process().memory_info().rss
+        if renderer_bytes and renderer_bytes + own_bytes > limit_bytes:
+            self._retired_us = now_us()
+            mib = {"renderer_mib": renderer_bytes, "peer_mib": own_bytes, "limit_mib": limit_bytes}
+            self._journal("memory", **{name: size >> 20 for name, size in mib.items()})
+            await self._renderer.retire("it and its peer used more memory than they may")
+            self._on_capabilities()
+
+    async def _tidy(self) -> None:
+        """Lets go of results nobody can fetch any more, and stops work that nobody waits for."""
+        while True:
+            await trio.sleep(1)
+            for attempt in self._queue.released(now_us()):
+                self._tasks.pop(attempt, None)
+            for attempt in [attempt for attempt in self._tasks if self._queue.state(attempt) is None]:
+                del self._tasks[attempt]  # it was cancelled before it ran, and cannot come back
+            for task in list(self._tasks.values()):
+                gone_us = now_us() - (task.dropped_at_us or math.inf)
+                if not task.over and gone_us > ORPHAN_AFTER_US:
+                    self.cancel(task)
