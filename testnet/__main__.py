@@ -16,6 +16,7 @@ from .outcome import table
 from .packets import BadRecord
 from .processes import AlreadyUp, OrphansLeft
 from .run import Result, run
+from .run_folder import NotEmpty
 from .scenario import BadScenario, load, names
 from .swarm import MAX_PEERS, Swarm, SwarmConfig, SwarmError, swarm
 
@@ -144,7 +145,7 @@ async def run_scenarios(options: argparse.Namespace) -> int:
             loaded = load(name, options.seed)
             print(f"{loaded.name}: {loaded.scenario.about}", file=told, flush=True)
             result = await run(loaded, seed=options.seed, emulate=not options.loopback, out=out, tell=tell)
-        except* BadScenario as group:
+        except* (BadScenario, NotEmpty) as group:
             problem = 2, _first(group)
         except* CannotEmulate as group:
             problem = 1, f"{_first(group)} With --loopback it runs without emulated links."

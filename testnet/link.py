@@ -13,7 +13,7 @@ from typing import Generic, Literal, TypeVar
 NS = 1_000_000_000  # in a second
 QUEUE_US = 50_000  # of sending at the line's rate: an access router's usual buffer, some three LAN-to-metro round trips
 LEAST_QUEUE_BYTES = 65_536  # below it a slow line would drop the first window of one connection
-MAX_DELAY_US = 10_000_000  # one way; more than that is a store-and-forward network, not a link
+MAX_DELAY_US = 30_000_000  # one way: half of the longest round trip that rtt_matrix.py takes for one
 MAX_RATE_BITS_S = 100_000_000_000
 MILLION = 1_000_000
 

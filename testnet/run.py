@@ -3,9 +3,7 @@
 import json
 import math
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,10 +18,11 @@ from . import scenario as stated
 from .brokerage import Brokerage, open_brokerage
 from .net import Network, open_network
 from .outcome import Drawn, Happened, Judged, Outcome, Task, judge
+from .paces import Paces
+from .run_folder import PEERS, remove_leftovers, run_folder
 from .scenario import ACTIVE, Event, Job, Loaded, Scenario
 from .swarm import Peer, PeerSettings, Swarm, SwarmConfig, SwarmError, swarm
 
-PACE_VARIABLE = "NEARLIGHT_PACE"  # peer/renderer/pace.py
 PROMPTS = ("a gold spiral on navy", "a red circle on white", "a blue square on white", "a red heart on white")
 RESULT = "result.json"
 READY_WITHIN_S = 120.0
@@ -33,7 +32,6 @@ WARM_STEPS = 3
 SPEEDS_WITHIN_S = 30.0
 DRAWING_WITHIN_S = 60.0
 WATCH_S = 0.02
-PACE_KEPT = 1.1
 
 Tell = Callable[[str], None]
 
@@ -55,7 +53,7 @@ class Result:
     hosts: tuple[str, ...]  # the peers in the order in which the record of packets counts them
     load_average: tuple[float, float]  # over one minute: when the clock started, and at the end
     paced_ms: dict[str, int]  # the peers whose renderer was held back to an emulated speed
-    paced_on_time: float | None  # share of their steps that took no longer than PACE_KEPT times that
+    paced_on_time: float | None  # share of their steps that took at most paces.KEPT times that
 
     @property
     def ok(self) -> bool:
@@ -65,32 +63,8 @@ class Result:
         return {**asdict(self), "ok": self.ok}
 
 
-def runs_folder() -> Path:
-    """Where runs live that nobody named a folder for."""
-    return Path(tempfile.gettempdir()) / f"nearlight-testnet-{os.getuid()}"
-
-
-def remove_leftovers() -> list[Path]:
-    """Ends and removes what runs that were killed have left in `runs_folder`; nothing of those that are alive."""
-    removed = []
-    folder = runs_folder()
-    if not folder.is_dir() or folder.stat().st_uid != os.getuid():
-        return []
-    for left in sorted(folder.iterdir()):
-        try:
-            if not (left / processes.RECORD).exists():
-                continue  # it is just being made
-            processes.sweep(left)
-            processes.sweep(left / "peers")
-        except processes.AlreadyUp:
-            continue
-        shutil.rmtree(left)
-        removed.append(left)
-    return removed
-
-
 async def run(loaded: Loaded, *, seed: int, emulate: bool, out: Path | None, tell: Tell) -> Result:
-    """SwarmError, CannotEmulate, BadScenario or AlreadyUp where it could not be run.  In the main thread.
+    """SwarmError, CannotEmulate, BadScenario, NotEmpty or AlreadyUp where it could not be run.  In the main thread.
 
     With `out`, that folder keeps everything: the result, pictures, journals and the record of packets.
     """
@@ -98,35 +72,9 @@ async def run(loaded: Loaded, *, seed: int, emulate: bool, out: Path | None, tel
         raise stated.BadScenario(f"{loaded.name} changes links, which plain loopback cannot do.")
     for left in await trio.to_thread.run_sync(remove_leftovers):
         tell(f"Removed {left}, which a run that was killed had left behind.")
-    async with _folder(out) as folder:
+    with run_folder(out) as folder:
         async with _network(loaded.scenario, seed, emulate, folder) as network:
             return await _Run(loaded, seed, folder, network, tell).run()
-
-
-@asynccontextmanager
-async def _folder(out: Path | None) -> AsyncIterator[Path]:
-    folder = _made(out)
-    try:
-        yield folder
-    finally:
-        processes.forget(folder)
-        if out is None:
-            shutil.rmtree(folder)
-
-
-def _made(out: Path | None) -> Path:
-    """The folder of a run, with our mark in it."""
-    if out is None:
-        runs_folder().mkdir(mode=0o700, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=runs_folder()))
-    else:
-        folder = out.resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        processes.sweep(folder)
-        if any(folder.iterdir()):
-            raise stated.BadScenario(f"{folder} is not empty: a run wants a folder of its own.")
-    processes.record(folder, [])
-    return folder
 
 
 @asynccontextmanager
@@ -161,15 +109,13 @@ class _Run:
         self._tasks: dict[str, Task] = {}
         self._dead: set[str] = set()
         self._brokerage: Brokerage | None = None
+        self._paces = Paces(folder, self._scenario.peers)
 
     async def run(self) -> Result:
         scenario = self._scenario
-        for peer in scenario.peers:
-            if peer.step_ms is not None:
-                self._pace(peer.name, peer.step_ms, peer.claims_step_ms, peer.memory_mib)
         config = SwarmConfig(
             peers=len(scenario.peers),
-            home=self._folder / "peers",
+            home=self._folder / PEERS,
             ready_within_s=READY_WITHIN_S,
             on_progress=self._tell,
             each=tuple(self._settings(peer) for peer in scenario.peers),
@@ -181,7 +127,7 @@ class _Run:
             self._names = {peer.peer_id: name for name, peer in self._peers.items()}
             if self._scenario.broker is not None and self._network is not None:
                 workers = [(self._peers[peer.name].index, peer.name) for peer in scenario.peers if peer.warm]
-                variables = {peer.name: self._settings(peer).variables for peer in scenario.peers}
+                variables = {peer.name: self._paces.variables(peer.name) for peer in scenario.peers}
                 self._brokerage = await stack.enter_async_context(
                     open_brokerage(self._network, len(scenario.peers), workers, variables, self._folder)
                 )
@@ -191,6 +137,7 @@ class _Run:
             self._tell(f"Everyone knows everyone; {len(scenario.jobs)} jobs, {len(scenario.events)} events.")
             await self._play(running)
             outcome = await self._outcome()
+            slowed = {event.action.peer for event in scenario.events if isinstance(event.action, stated.Slow)}
             router = await self._network.statistics() if self._network else None
             result = Result(
                 scenario=self._name,
@@ -205,8 +152,8 @@ class _Run:
                 router=router,
                 hosts=tuple(self._peers),
                 load_average=(load_before, os.getloadavg()[0]),
-                paced_ms={peer.name: peer.step_ms for peer in scenario.peers if peer.step_ms is not None},
-                paced_on_time=self._paced_on_time(),
+                paced_ms=self._paces.ms,
+                paced_on_time=self._paces.on_time(outcome.jobs, slowed),
             )
         (self._folder / RESULT).write_text(json.dumps(result.to_value()))
         return result
@@ -214,22 +161,8 @@ class _Run:
     # before the clock starts
 
     def _settings(self, peer: stated.Peer) -> PeerSettings:
-        variables = {} if peer.step_ms is None else {PACE_VARIABLE: str(self._pace_file(peer.name))}
+        variables = self._paces.variables(peer.name)
         return PeerSettings(peer.name, peer.provides, peer.warm, peer.models, variables)
-
-    def _pace_file(self, name: str) -> Path:
-        return self._folder / f"{name}.pace.json"
-
-    def _pace(self, name: str, step_ms: int, claims_ms: int | None, memory_mib: int | None = None) -> None:
-        path = self._pace_file(name)
-        value = {
-            "step_us": step_ms * 1000,
-            "told_step_us": None if claims_ms is None else claims_ms * 1000,
-            "memory_mib": memory_mib,
-        }
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(value))
-        new.replace(path)
 
     async def _warm(self, peer: Peer) -> None:
         """Has it draw a picture of the first job's kind, so that its weights are resident and its speed is known."""
@@ -440,7 +373,7 @@ class _Run:
             case stated.Thaw():
                 processes.signal_family(self._peers[peers[0]].pid, signal.SIGCONT)
             case stated.Slow(_, step_ms, claims_ms):
-                self._pace(peers[0], step_ms, claims_ms)
+                self._paces.set(peers[0], step_ms, claims_ms)
             case stated.Partition(groups) if network:
                 await network.partition([[self._peers[name].index for name in group] for group in groups])
             case stated.Heal() if network:
@@ -455,24 +388,6 @@ class _Run:
                 )
 
     # afterwards
-
-    def _paced_on_time(self) -> float | None:
-        """By the receipts' spans, of honest peers that were never slowed down: below 1, this machine was too busy."""
-        slowed = {
-            event.action.peer for event in self._scenario.events if isinstance(event.action, stated.Slow)
-        }
-        paces = {
-            self._peers[peer.name].peer_id: peer.step_ms
-            for peer in self._scenario.peers
-            if peer.step_ms and peer.claims_step_ms is None and peer.name not in slowed
-        }
-        kept = [
-            span["us"] <= paces[span["observer"]] * 1000 * PACE_KEPT
-            for drawn in self._drawn.values()
-            for span in drawn.timeline
-            if span["span"] == "step" and span["observer"] in paces
-        ]
-        return sum(kept) / len(kept) if kept else None
 
     async def _outcome(self) -> Outcome:
         for name in self._dead:

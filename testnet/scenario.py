@@ -13,7 +13,8 @@ from typing import Literal
 
 from .link import Line
 from .outcome import Expect
-from .topology import BadTopology, Topology
+from .rtt_matrix import BadMatrix
+from .topology import Topology
 
 FOLDER = Path(__file__).with_name("scenarios")
 ACTIVE = "*active*"  # as a peer's name: the provider that is drawing the event's job
@@ -290,7 +291,7 @@ def load(name: str, seed: int) -> Loaded:
     except BadScenario as exc:
         raise BadScenario(f"{path}: {exc}") from exc
     except (
-        BadTopology,
+        BadMatrix,
         ValueError,
         TypeError,
         KeyError,

@@ -5,18 +5,16 @@ A *place* is where hosts are: those at one place are `inner_rtt_us` apart; each 
 
 import csv
 import math
-import statistics
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
-from typing import Any
+
+import numpy
+from numpy.typing import NDArray
 
 from .link import Line, Path
+from .rtt_matrix import BadMatrix, from_ms, load
 
-KEY = "rtt_ms"
-MAX_RTT_MS = 10_000.0  # the worst pair ever seen on PlanetLab had 7,893 in one of 18 slices
-MAX_PLACES = 5_000
 MAX_CSV_BYTES = 256 << 20
 
 LAN_RTT_US = 300
@@ -39,10 +37,6 @@ HOME_RTT_US = 24_000  # between two homes of one country
 FIBRE = Line(100_000_000)
 UNLIMITED = Line()
 FAR_RTT_US = 280_000
-
-
-class BadTopology(Exception):
-    """These distances cannot be used: which entry, and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -159,129 +153,40 @@ NAMED: dict[str, Callable[[], Topology]] = {
 
 
 def from_file(path: FilePath, *, line: Line = FIBRE) -> Topology:
-    """Places "0", "1", ... at the round-trip times of an .npz file (key `rtt_ms`) or a CSV file, ms; BadTopology.
+    """Places "0", "1", ... at the round-trip times, ms, of an .npz file (key `rtt_ms`) or a CSV file; BadMatrix.
 
-    Row a, column b is the round trip from a to b; the two directions may differ.  The diagonal is that of two hosts at
-    one place (0 or NaN: `INNER_RTT_US`).  An unknown entry (NaN, or an empty field) takes the other direction's value,
-    or, where that is unknown too, the median of the known ones.  Slices (3-D) are folded to their median.
+    Row a, column b is the round trip from a to b; the two directions may differ.  What is unknown (NaN, or an empty
+    field) is as long as the shortest way over a third place; slices are folded to their median (rtt_matrix.py).
     """
-    try:
-        matrix = _read_csv(path) if path.suffix.lower() == ".csv" else _read_npz(path)
-    except OSError as exc:
-        raise BadTopology(f"{path} cannot be read: {exc.strerror or exc}.") from exc
-    return from_matrix(matrix, name=path.stem, where=str(path), line=line)
+    matrix = from_ms(_read_csv(path), str(path)) if path.suffix.lower() == ".csv" else load(path)
+    rtt_us = matrix.median_us.copy()
+    numpy.fill_diagonal(rtt_us, INNER_RTT_US)
+    unknown = matrix.estimated
+    notes = (f"{unknown} round trips were not known: ways over a third place.",) if unknown else ()
+    places = tuple(Place(str(index), line, line) for index in range(matrix.places))
+    rows = tuple(tuple(row) for row in rtt_us.tolist())
+    return Topology(path.stem, places, rows, jitter_share=JITTER_SHARE, notes=notes)
 
 
-def from_matrix(matrix: Sequence[Sequence[float]], *, name: str, where: str, line: Line = FIBRE) -> Topology:
-    """As `from_file`; `where` is told in the sentences of BadTopology."""
-    count = len(matrix)
-    if not 1 <= count <= MAX_PLACES:
-        raise BadTopology(f"{where} has {count} rows; 1 to {MAX_PLACES} are possible, one for each place.")
-    for index, row in enumerate(matrix):
-        if len(row) != count:
-            raise BadTopology(
-                f"{where} is not square: row {index} has {len(row)} entries where {count} rows want {count}."
-            )
-        for column, value in enumerate(row):
-            _check(value, f"{where}: the round trip from {index} to {column}")
-    known = [v for a, row in enumerate(matrix) for b, v in enumerate(row) if a != b and not math.isnan(v)]
-    if not known and count > 1:
-        raise BadTopology(f"{where} knows no round trip between two places; at least one is needed.")
-    middle_ms = statistics.median(known) if known else 0.0
-    unknown = 0
-    rtt_us = []
-    for a, row in enumerate(matrix):
-        line_us = []
-        for b, value in enumerate(row):
-            if a == b:
-                line_us.append(round(value * 1000) if value > 0 else INNER_RTT_US)
-                continue
-            if math.isnan(value):
-                unknown += 1
-                value = middle_ms if math.isnan(matrix[b][a]) else matrix[b][a]
-            line_us.append(round(value * 1000))
-        rtt_us.append(tuple(line_us))
-    notes = (f"{unknown} of {count * (count - 1)} round trips were unknown.",) if unknown else ()
-    places = tuple(Place(str(index), line, line) for index in range(count))
-    return Topology(name, places, tuple(rtt_us), jitter_share=JITTER_SHARE, notes=notes)
-
-
-def _check(value: float, what: str) -> None:
-    right = f"it must be 0 to {MAX_RTT_MS:.0f} ms, or NaN where it is not known"
-    if math.isinf(value):
-        raise BadTopology(f"{what} is infinite; {right}.")
-    if value < 0:
-        raise BadTopology(f"{what} is {value:g} ms, which is negative; {right}.")
-    if value > MAX_RTT_MS:
-        raise BadTopology(f"{what} is {value:g} ms; {right}. Are these microseconds?")
-
-
-def _read_npz(path: FilePath) -> list[list[float]]:
-    import numpy
-
-    try:
-        file = numpy.load(path, allow_pickle=False)
-        if not isinstance(file, numpy.lib.npyio.NpzFile):
-            raise BadTopology(f"{path} holds one array without a name; save it as an .npz file, key {KEY!r}.")
-        with file:
-            if KEY not in file.files:
-                raise BadTopology(f"{path} has no array {KEY!r}: that is where round trips in ms must be.")
-            array: Any = file[KEY]
-    except (ValueError, zipfile.BadZipFile, EOFError) as exc:
-        raise BadTopology(f"{path} is no .npz file of numbers: {exc}.") from exc
-    if array.dtype.kind not in "fiu":
-        raise BadTopology(f"{path}: {KEY} holds {array.dtype}, and must hold numbers.")
-    if array.ndim not in (2, 3):
-        shape = " x ".join(map(str, array.shape))
-        raise BadTopology(f"{path}: {KEY} is {shape or 'one number'}; it must be N x N, or slices x N x N.")
-    if array.ndim == 3:
-        for index, each in enumerate(array.astype(float)):
-            _check_slice(each, f"{path}, slice {index}")
-        array = _median(array.astype(float))
-    return [[float(value) for value in row] for row in array]
-
-
-def _check_slice(array: Any, where: str) -> None:
-    import numpy
-
-    for what, wrong in (
-        ("negative", array < 0),
-        ("infinite", numpy.isinf(array)),
-        ("absurd", array > MAX_RTT_MS),
-    ):
-        if wrong.any():
-            a, b = map(int, numpy.argwhere(wrong)[0])
-            _check(float(array[a, b]), f"{where}: the round trip from {a} to {b}")
-            raise AssertionError(what)
-
-
-def _median(slices: Any) -> Any:
-    """Over the slices that know a pair; NaN where none does."""
-    import numpy
-
-    ordered = numpy.sort(slices, axis=0)  # NaN goes last
-    known = numpy.sum(~numpy.isnan(slices), axis=0)
-    low, high = numpy.maximum(known - 1, 0) // 2, known // 2
-    take = numpy.take_along_axis
-    middle = (
-        take(ordered, low[None], 0)[0] / 2
-        + take(ordered, numpy.minimum(high, len(slices) - 1)[None], 0)[0] / 2
-    )
-    return numpy.where(known == 0, math.nan, middle)
-
-
-def _read_csv(path: FilePath) -> list[list[float]]:
-    if path.stat().st_size > MAX_CSV_BYTES:
-        raise BadTopology(f"{path} is larger than {MAX_CSV_BYTES} bytes; use an .npz file.")
+def _read_csv(path: FilePath) -> NDArray[numpy.float64]:
     rows: list[list[float]] = []
     try:
+        if path.stat().st_size > MAX_CSV_BYTES:
+            raise BadMatrix(f"{path} is larger than {MAX_CSV_BYTES} bytes; use an .npz file.")
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.reader(file):
                 if row:
-                    rows.append([_number(text, len(rows), b, path) for b, text in enumerate(row)])
+                    rows.append([_number(text, len(rows), column, path) for column, text in enumerate(row)])
+    except OSError as exc:
+        raise BadMatrix(f"{path} cannot be read: {exc.strerror}.") from exc
     except (csv.Error, UnicodeDecodeError) as exc:
-        raise BadTopology(f"{path} is no CSV file: {exc}.") from exc
-    return rows
+        raise BadMatrix(f"{path} is no CSV file: {exc}.") from exc
+    for index, numbers in enumerate(rows):
+        if len(numbers) != len(rows):
+            raise BadMatrix(
+                f"{path} is not square: row {index} has {len(numbers)} entries where {len(rows)} rows want as many."
+            )
+    return numpy.array(rows, dtype=numpy.float64)
 
 
 def _number(text: str, row: int, column: int, path: FilePath) -> float:
@@ -291,6 +196,6 @@ def _number(text: str, row: int, column: int, path: FilePath) -> float:
         return float(text)
     except ValueError:
         shown = repr(text)[:40]
-        raise BadTopology(
+        raise BadMatrix(
             f"{path}: row {row}, column {column} is {shown}; it must be a number of milliseconds, or empty."
         ) from None

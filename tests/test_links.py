@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from testnet import packets, topology
 from testnet.link import LEAST_QUEUE_BYTES, NS, Fabric, Line, LineState, Path, PathState
-from testnet.topology import BadTopology
+from testnet.rtt_matrix import BadMatrix
 
 MS = 1_000_000  # ns
 
@@ -220,58 +220,37 @@ def test_one_direction_can_be_set() -> None:
 
 def test_a_matrix_file_gives_its_distances_and_fills_in_what_is_unknown(tmp_path) -> None:
     nan = float("nan")
-    numpy.savez(tmp_path / "m.npz", rtt_ms=numpy.array([[0, 10, nan], [12, nan, nan], [30, nan, 2]]))
+    numpy.savez(tmp_path / "m.npz", rtt_ms=numpy.array([[0, 10, 30], [12, 0, nan], [31, nan, 0]]))
     made = topology.from_file(tmp_path / "m.npz")
     assert made.path("0", "1").delay_us == 5000
     assert made.path("1", "0").delay_us == 6000
-    assert made.path("0", "2").delay_us == 15_000  # the other direction's
-    assert made.path("1", "2").delay_us == 6000  # the median of 10, 12, 30
+    assert made.path("1", "2").delay_us == 21_000  # over 0
     assert made.path("1", "1").delay_us == topology.INNER_RTT_US // 2
-    assert made.path("2", "2").delay_us == 1000
-    assert made.notes == ("3 of 6 round trips were unknown.",)
-    (tmp_path / "m.csv").write_text("0,10,\n12,,\n30,nan,2\n")
+    assert made.notes == ("2 round trips were not known: ways over a third place.",)
+    (tmp_path / "m.csv").write_text("0,10,30\n12,0,\n31,nan,0\n")
     assert topology.from_file(tmp_path / "m.csv").rtt_us == made.rtt_us
 
 
-def test_slices_fold_to_their_median(tmp_path) -> None:
-    nan = float("nan")
-    slices = numpy.array([[[0, x], [y, 0]] for x, y in [(1, nan), (9, 4), (2, 8)]])
-    numpy.savez(tmp_path / "m.npz", rtt_ms=slices)
-    made = topology.from_file(tmp_path / "m.npz")
-    assert made.rtt_us[0][1] == 2000
-    assert made.rtt_us[1][0] == 6000
-
-
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("text", "sentence"),
     [
-        ([[0, -1], [1, 0]], r"from 0 to 1 is -1 ms, which is negative; it must be 0 to 10000 ms"),
-        ([[0, 1], [20_000, 0]], r"from 1 to 0 is 20000 ms; it must be .* microseconds\?"),
-        ([[0, float("inf")], [1, 0]], r"from 0 to 1 is infinite"),
-        ([[0, 1, 2], [1, 0, 2]], r"not square: row 0 has 3 entries where 2 rows want 2"),
-        ([1, 2], r"is 2; it must be N x N"),
-        ([[float("nan")] * 2] * 2, r"knows no round trip"),
-        ([[["a"]]], r"must hold numbers"),
-        ([[[0, 1], [-3, 0]]], r"slice 0: the round trip from 1 to 0 is -3 ms"),
+        ("0,-1\n1,0\n", r"rtt_ms\[0, 1\] is -1 ms: .* negative"),
+        ("0,inf\n1,0\n", "infinite"),
+        ("0,70000\n1,0\n", "longer than 60 s"),
+        ("0,1,2\n1,0,2\n", "not square: row 0 has 3 entries where 2 rows"),
+        ("0,1\n2,x\n", "row 1, column 1 is 'x'; it must be a number"),
+        ("0,nan\n,0\n", "missing"),
+        ("", "shape"),
+        ("\0", "CSV|is '"),
     ],
 )
-def test_a_bad_matrix_is_refused_with_the_entry_and_what_would_be_right(tmp_path, content, sentence) -> None:
-    numpy.savez(tmp_path / "m.npz", rtt_ms=numpy.array(content))
-    with pytest.raises(BadTopology, match=sentence):
-        topology.from_file(tmp_path / "m.npz")
+def test_a_bad_csv_matrix_is_refused_with_the_entry_that_is_wrong(tmp_path, text, sentence) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(BadMatrix, match=sentence):
+        topology.from_file(tmp_path / "m.csv")
 
 
-def test_files_that_hold_no_matrix_are_told(tmp_path) -> None:
-    (tmp_path / "a.npz").write_bytes(b"PK nothing")
-    numpy.savez(tmp_path / "b.npz", other=numpy.zeros((2, 2)))
-    numpy.save(tmp_path / "c.npy", numpy.zeros((2, 2)))
-    (tmp_path / "d.csv").write_text("0,1\n2,x\n")
-    for name, sentence in [
-        ("a.npz", "is no .npz"),
-        ("b.npz", "has no array 'rtt_ms'"),
-        ("c.npy", "without a name"),
-        ("d.csv", "row 1, column 1 is 'x'"),
-        ("none.npz", "cannot be read: No such file"),
-    ]:
-        with pytest.raises(BadTopology, match=sentence):
+def test_a_file_that_is_not_there_is_told(tmp_path) -> None:
+    for name in ("none.csv", "none.npz"):
+        with pytest.raises(BadMatrix, match=r"No such file|There is no file"):
             topology.from_file(tmp_path / name)

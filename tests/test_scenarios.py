@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from peer.picture import verify_file
-from testnet import packets, processes, run, scenario, topology, witness
+from testnet import packets, processes, run_folder, scenario, topology, witness
 from testnet.broker import Queue
 from testnet.outcome import (
     Drawn,
@@ -273,7 +273,7 @@ def test_a_bad_scenario_gets_a_sentence_and_exit_code_2() -> None:
 def test_what_a_killed_run_left_is_removed_and_a_living_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "runs_folder", lambda: tmp_path)
+    monkeypatch.setattr(run_folder, "runs_folder", lambda: tmp_path)
     with subprocess.Popen(["sleep", "60"]) as left:
         killed, alive = tmp_path / "killed", tmp_path / "alive"
         mark, own = processes.mark(left.pid), processes.mark(os.getpid())
@@ -283,7 +283,7 @@ def test_what_a_killed_run_left_is_removed_and_a_living_one_is_not(
         (killed / "peers" / processes.RECORD).write_text(
             json.dumps({"testnet": [own.pid, own.created_s - 100], "peers": [[mark.pid, mark.created_s]]})
         )
-        assert run.remove_leftovers() == [killed]
+        assert run_folder.remove_leftovers() == [killed]
         assert left.wait(GONE_WITHIN_S) == -signal.SIGKILL
     assert alive.exists()
     assert not killed.exists()
