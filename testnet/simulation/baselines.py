@@ -22,11 +22,9 @@ from .world import RESULT_BYTES, World
 
 Numbers = NDArray[np.int64]
 PING_GROUPS = 8  # links whose round trips are alike are asked in one event
-NEAREST = 16  # whom Peak-EWMA and Prequal choose among: with all, both do worse
+SHORTLIST = 16  # whom Prequal probes some of
 EWMA_DECAY_US = 10e6
-PROBES = 3  # Prequal's own settings: probes a request, pool, its age, how often one is used, the hot quantile
-POOL, POOL_AGE_US, POOL_USES, HOT_QUANTILE, RIF_MEMORY = 16, 1_000_000, 2, 0.75, 64
-LEAST_POOL = 2
+PROBES, HOT_QUANTILE, RIF_MEMORY = 5, 0.75, 64  # Prequal's, the best of some settings
 
 
 class Fifo:
@@ -129,7 +127,6 @@ class _Probe:
     in_line: int
     free_us: int
     warm: NDArray[np.bool_]
-    uses: int = 0
 
 
 class Baseline:
@@ -193,10 +190,6 @@ class Baseline:
         """Those it believes to hold the model in memory; all, if none."""
         warm = candidates[self.heard[requester].warm[candidates, model]]
         return warm if len(warm) else candidates
-
-    def nearest(self, requester: int, candidates: Numbers) -> Numbers:
-        order = np.argsort(self.world.rtt_matrix_us[requester, candidates], kind="stable")
-        return candidates[order[:NEAREST]]
 
     def some(self, candidates: Numbers, most: int) -> list[int]:
         return self.dice.sample(candidates.tolist(), min(most, len(candidates)))
@@ -335,7 +328,8 @@ class NearestWarm(Baseline):
     """The nearest that is believed warm."""
 
     def decide(self, request: int, requester: int, model: int, candidates: Numbers) -> None:
-        self.give(request, int(self.nearest(requester, self.believed_warm(requester, model, candidates))[0]))
+        warm = self.believed_warm(requester, model, candidates)
+        self.give(request, int(warm[int(np.argmin(self.world.rtt_matrix_us[requester, warm]))]))
 
 
 class LeastLoaded(Baseline):
@@ -367,64 +361,62 @@ class TwoChoices(Baseline):
 
 
 class PeakEwma(Baseline):
-    """Twitter Finagle's: decayed peak latency times own requests under way, over the nearest that are believed warm."""
+    """Twitter Finagle's: decayed peak latency times own requests under way, over all that are believed warm."""
 
     def decide(self, request: int, requester: int, model: int, candidates: Numbers) -> None:
-        near = self.believed_warm(requester, model, self.nearest(requester, candidates))
-        heard, rtt_us = self.heard[requester], self.world.rtt_matrix_us[requester, near]
-        peak_us = heard.peak_us[near]
+        warm = self.believed_warm(requester, model, candidates)
+        heard, rtt_us = self.heard[requester], self.world.rtt_matrix_us[requester, warm]
+        peak_us = heard.peak_us[warm]
         decayed = np.where(np.isnan(peak_us), rtt_us, peak_us) * np.exp(
-            -(self.clock.now_us - heard.peak_at_us[near]) / EWMA_DECAY_US
+            -(self.clock.now_us - heard.peak_at_us[warm]) / EWMA_DECAY_US
         )
-        cost = np.maximum(decayed, rtt_us) * (heard.given[near] + 1)
-        self.give(request, int(near[int(np.argmin(cost))]))
+        cost = np.maximum(decayed, rtt_us) * (heard.given[warm] + 1)
+        self.give(request, int(warm[int(np.argmin(cost))]))
 
 
 class Prequal(Baseline):
-    """Google's: a pool of probes sent ahead; of those not hot the fastest, else the least busy."""
+    """Google's, in its synchronous mode: some are probed, and of those that are not hot the soonest is taken.
+
+    Only the SHORTLIST that would be soonest idle is probed.  Its pool of probes sent ahead did worse here: a second
+    after a probe most of what it says is over.
+    """
 
     def __init__(self, world: World, clock: Clock, costs: Costs, ledger: Ledger, dice: Random) -> None:
         super().__init__(world, clock, costs, ledger, dice)
-        self._pools: list[list[_Probe]] = [[] for _ in range(world.config.requesters)]
         self._in_line = [deque[int](maxlen=RIF_MEMORY) for _ in range(world.config.requesters)]
 
     def decide(self, request: int, requester: int, model: int, candidates: Numbers) -> None:
-        now_us = self.clock.now_us
-        near = self.believed_warm(requester, model, self.nearest(requester, candidates))
-        pool = [probe for probe in self._pools[requester] if now_us - probe.heard_us < POOL_AGE_US][-POOL:]
-        self._pools[requester] = pool
-        fit = [probe for probe in pool if probe.warm[model] and self.world.capable[probe.provider, model]]
-        for provider in self.some(near, PROBES):
-            self.probe(requester, provider, self._answered)
-        if len(fit) < LEAST_POOL:
-            self.give(request, self.dice.choice(near.tolist()))
-            return
-        best = self._best(request, requester, fit)
-        best.in_line += 1
-        best.uses += 1
-        if best.uses >= POOL_USES:
-            pool.remove(best)
-        self.give(request, best.provider)
+        warm = self.believed_warm(requester, model, candidates)
+        idle_us = 2 * self.world.rtt_matrix_us[requester, warm] + self.run_us(request, warm)
+        probed = self.some(warm[np.argsort(idle_us, kind="stable")[:SHORTLIST]], PROBES)
+        wanted = max(1, len(probed) - 1)  # the slowest answer is not waited for
+        answers: list[_Probe] = []
+        for provider in probed:
+            self.probe(requester, provider, self._answered, request, answers, wanted)
 
-    def _answered(self, requester: int, probe: _Probe) -> None:
-        self._pools[requester].append(probe)
+    def _answered(
+        self, requester: int, probe: _Probe, request: int, answers: list[_Probe], wanted: int
+    ) -> None:
         self._in_line[requester].append(probe.in_line)
         self._hear(requester, probe)
+        answers.append(probe)
+        if len(answers) == wanted:
+            self.give(request, self._best(request, requester, answers).provider)
 
     def _best(self, request: int, requester: int, probes: list[_Probe]) -> _Probe:
-        memory = self._in_line[requester]
-        hot = float(np.quantile(memory, HOT_QUANTILE)) if memory else 1.0
-        cold = [probe for probe in probes if probe.in_line <= hot]
-        if not cold:
+        hot = float(np.quantile(self._in_line[requester], HOT_QUANTILE))
+        cool = [probe for probe in probes if probe.in_line <= hot]
+        if not cool:
             return min(probes, key=lambda probe: probe.in_line)
-        steps = self.world.requests.steps[request]
+        model, steps = self.world.requests.model[request], self.world.requests.steps[request]
 
         def latency_us(probe: _Probe) -> float:
             rtt_us = self.world.rtt_us[requester][probe.provider]
             wait_us = max(0, probe.free_us - self.clock.now_us)
-            return 2 * rtt_us + wait_us + self.world.run_us(probe.provider, steps)
+            load_us = 0 if probe.warm[model] else self.world.cold_us[probe.provider][model]
+            return 2 * rtt_us + wait_us + load_us + self.world.run_us(probe.provider, steps)
 
-        return min(cold, key=latency_us)
+        return min(cool, key=latency_us)
 
 
 class Oracle(Baseline):
