@@ -116,6 +116,13 @@ def test_silent_providers_leave_nothing_unfinished():
     assert not set(ledger.chosen.tolist()) & place.silent
 
 
+def test_in_an_overloaded_swarm_what_was_given_up_has_ended():
+    place = world(peers=4, requesters=6, models=2, load=3.0, silent=0.25, duration_s=20.0)
+    ledger, result = run_to_ledger(place, PRODUCT)
+    assert ledger.left == 0
+    assert 0 < result.unfinished < result.requests
+
+
 def test_more_peers_than_one_knows_and_than_there_are_places():
     place = world(peers=90, requesters=5, known=20, duration_s=3.0)
     assert all(len(known) == 20 for known in place.known)

@@ -298,20 +298,22 @@ class _Errand:
             case Penalise(peer):
                 self.requester.directory.on_penalty(peer, now_us)
             case GiveUp():
-                self._close()
                 swarm.ledger.on_given_up(self.request)
+                self._close()
             case Finish():
                 assert self.attempt is not None
-                self._close()
                 swarm.costs.useful_us += self.attempt.spent_us
                 swarm.ledger.on_done(self.attempt, self.offered_us, now_us)
+                self._close()
             case CancelAttempt():
                 raise AssertionError("nobody cancels a job here")
         return []
 
     def _close(self) -> None:
+        """Its streams are closed: what is still on its way is heard by nobody."""
         for attempt in self.offered:
             self.requester.directory.on_ended(self.swarm.names[attempt.provider], attempt.id)
+        self.attempt = None
 
     def _replan(self, excluded: frozenset[str]) -> list[Action]:
         now_us = self.swarm.clock.now_us
