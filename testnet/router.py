@@ -117,12 +117,13 @@ class Router:
         for flight in self._fabric.due(time.monotonic_ns()):
             out_ns = 0
             if flight.fate == "delivered":
+                out_ns = time.monotonic_ns()  # before, so that no receiver has it sooner than the record says
+                self._latest_ns = max(self._latest_ns, out_ns - flight.out_ns)
                 try:
                     os.write(self._devices[flight.destination], flight.packet)
-                    out_ns = time.monotonic_ns()
-                    self._latest_ns = max(self._latest_ns, out_ns - flight.out_ns)
                 except OSError:
                     self._refused += 1
+                    out_ns = 0
             self._recorder.write(flight, out_ns)
 
     def _hear(self) -> bool:

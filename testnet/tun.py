@@ -59,8 +59,8 @@ def make_host(address: str, mtu_bytes: int) -> tuple[int, int]:
                 f"a network namespace could not be made ({reason}): run as root, or as `unshare -Urnm COMMAND`"
             )
         try:
-            namespace = own_namespace()
-            return namespace, _make_device(address, mtu_bytes)
+            device = _make_device(address, mtu_bytes)
+            return own_namespace(), device
         finally:
             enter(home)
     finally:
@@ -77,6 +77,15 @@ def _make_device(address: str, mtu_bytes: int) -> int:
     except OSError as exc:
         os.close(device)
         raise CannotEmulate(f"a TUN device could not be made ({exc.strerror})") from exc
+    try:
+        _set_up(address, mtu_bytes)
+    except OSError as exc:
+        os.close(device)
+        raise CannotEmulate(f"a TUN device could not be set up ({exc.strerror})") from exc
+    return device
+
+
+def _set_up(address: str, mtu_bytes: int) -> None:
     mask = socket.inet_ntoa(struct.pack(">I", (0xFFFFFFFF << (32 - PREFIX_BITS)) & 0xFFFFFFFF))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", NAME, mtu_bytes))
@@ -86,7 +95,6 @@ def _make_device(address: str, mtu_bytes: int) -> int:
         fcntl.ioctl(control, _SIOCSIFNETMASK, _request_address(mask))
         for name in (NAME, b"lo"):
             fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", name, _IFF_UP))
-    return device
 
 
 def _request_address(address: str) -> bytes:
