@@ -277,7 +277,8 @@ class _Run:
         if done is None:
             return nothing
         if done.returncode != 0:
-            return replace(nothing, exit_code=done.returncode, error=done.stderr.strip()[-300:])
+            error = "".join(done.stderr.strip().splitlines()[-1:])
+            return replace(nothing, exit_code=done.returncode, error=error)
         summary = json.loads(done.stdout.splitlines()[-1])
         attempts = summary["attempts"]
         return Drawn(
