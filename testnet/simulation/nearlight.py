@@ -145,7 +145,8 @@ class Nearlight:
         able = self._able(index, old.advert.sequence + 1)
         # The envelope is the first one's: it names the peer, and nobody here doubts it.
         self.adverts[index] = SignedAdvert(able, old.envelope)
-        self.costs.messages["advert"] += 1
+        self.costs.adverts += 1
+        self.costs.messages["advert"] += len(self.world.peers_at(index))
         self.clock.at(self.clock.now_us + GOSSIP_US, self._deliver, index, self.adverts[index])
 
     def _deliver(self, index: int, signed: SignedAdvert) -> None:
