@@ -34,6 +34,8 @@ class Attempt:
     offered_in: Session | None = None  # whose clock and boot the offer is for
     result: Result | None = None
     result_local_us: int = 0
+    started_us: int | None = None  # START was heard
+    ran_us: int | None = None  # from then until RESULT was heard
     unspanned_us: int = 0  # until then, spans say where its time went
     receiver: Receiver | None = None
     data: bytearray = field(default_factory=bytearray)

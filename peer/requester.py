@@ -20,6 +20,7 @@ from protocol.policy.job import (
     ResumeTransfer,
     Tell,
 )
+from protocol.policy.prediction import observed
 from protocol.policy.selection import Choice, NoCandidate, Plan, plan
 from protocol.policy.timeline import Timeline
 from protocol.wire.identity import key_of_untrusted, public_key_of
@@ -330,7 +331,7 @@ class _Run:
                 case Loading():
                     pass
                 case Start():
-                    attempt.outcome, attempt.step_us = "started", message.step_us
+                    attempt.outcome, attempt.step_us, attempt.started_us = "started", message.step_us, now
                 case Progress():
                     self._events.progressed(attempt.number, message)
                 case Failed():
@@ -341,6 +342,8 @@ class _Run:
                         requesters_fault=message.fault == "requester", sentence=message.sentence
                     )
                 case Result():
+                    if attempt.started_us is not None and attempt.ran_us is None:
+                        attempt.ran_us = now - attempt.started_us
                     self._on_result(attempt, message, session, heard_remote_us)
                     job.on_result()
                 case Chunk():
@@ -425,19 +428,15 @@ class _Run:
         """What this attempt showed of the peer's speed."""
         result = attempt.result
         assert result is not None
-        steps = sorted(us for name, _, us in result.spans if name == "step")
-        fixed = sum(
-            us
-            for name, _, us in result.spans
-            if name not in ("step", "wait", "start_renderer", "load_weights")
-        )
         speeds, peer = self._r._directory.speeds, attempt.choice.peer
-        if steps and peer != self._r._host.peer_id:
-            median_us = max(1, steps[len(steps) // 2])
-            speeds.on_render(peer, self._statement, step_us=median_us, fixed_us=fixed)
-            moved_us = attempt.last_byte_us - attempt.result_local_us
-            if moved_us > 0:
-                speeds.on_transfer(peer, len(file), moved_us)
+        if peer == self._r._host.peer_id:
+            return
+        if attempt.ran_us is not None:
+            step_us, fixed_us = observed(result.spans, self._statement.steps, attempt.ran_us)
+            speeds.on_render(peer, self._statement, step_us=step_us, fixed_us=fixed_us)
+        moved_us = attempt.last_byte_us - attempt.result_local_us
+        if moved_us > 0:
+            speeds.on_transfer(peer, len(file), moved_us)
 
     async def _cancel(self) -> None:
         line = self._line

@@ -7,8 +7,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -17,10 +16,9 @@ from protocol.errors import MalformedMessage
 from protocol.policy.prediction import Candidate
 from protocol.policy.selection import Plan
 from protocol.policy.timeline import Timeline, duration
-from protocol.wire.advert import OfferedModel
 from protocol.wire.canonical import Value
 from protocol.wire.fields import Fields
-from protocol.wire.statement import SALT_BYTES, Statement
+from protocol.wire.statement import Statement
 from protocol.wire.task import Progress
 
 from . import __version__, history
@@ -30,7 +28,7 @@ from .clock import now_us, wall_us
 from .errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
 from .node import Node
 from .store.ledger import JobRecord
-from .store.models import ModelError, reference_model_folder, scan_folder
+from .wanted import of_batch, statement_untrusted
 
 Emit = Callable[[str, dict[str, Value]], None]
 
@@ -40,13 +38,6 @@ MAX_JOBS = 1000
 SAVED_WITHIN_S = 2.0  # for the command to say that the picture it was handed is on disk
 MAX_US = 2**63 - 1
 STARTING = ("start_peer", "join")  # what may come between "asked" and the request: spans of whoever asks
-DEFAULTS = {  # steps, guidance x 10^-6, sampler: what the authors of each family recommend
-    "sd": (20, 7_500_000, "ddim"),
-    "sdxl": (30, 5_000_000, "euler"),
-    "sd3": (28, 7_000_000, "flow_euler"),
-    "flux": (28, 3_500_000, "flow_euler"),
-}
-REFERENCE_DEFAULTS = (12, 3_500_000, "ddim")  # peer/reference_model/README.md
 
 
 @dataclass
@@ -71,9 +62,6 @@ class Service:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._running: dict[str, _Running] = {}
-        self._reference = next(
-            (model.id for model in node.models.values() if model.folder == reference_model_folder()), None
-        )
 
     async def handle(self, kind: str, body: dict[str, Value], emit: Emit) -> None:
         """Emits the events of one request; UserError if it cannot be done."""
@@ -186,11 +174,11 @@ class Service:
             saves = fields.maybe("~saves", fields.flag) or False
             count = fields.integer("count", 1, MAX_COUNT)
             remote = fields.flag("remote")
-            statement = await self._statement(fields, remote)
+            statement = await statement_untrusted(self._node, fields)
         except MalformedMessage as exc:
             raise UserError(f"{exc}.", WRONG_USAGE) from exc
         job = secrets.token_hex(8)
-        statements = [_of_batch(statement, index) for index in range(count)]
+        statements = [of_batch(statement, index) for index in range(count)]
         emit("job", {"job": job, "seeds": [each.seed for each in statements]})
         running = self._running[job] = _Running()
         request = _request(statements[0], count, remote)
@@ -330,56 +318,6 @@ class Service:
             "prompt_included": False,
         }
 
-    async def _statement(self, fields: Fields, remote: bool) -> Statement:
-        wanted = fields.maybe("model", lambda key: fields.text(key, at_most_bytes=4096))
-        model = await self._model(wanted, remote)
-        family = REFERENCE_DEFAULTS if model.id == self._reference else DEFAULTS[model.family]
-
-        def number(key: str, low: int, high: int, otherwise: int) -> int:
-            value = fields.maybe(key, lambda key: fields.integer(key, low, high))
-            return otherwise if value is None else value
-
-        sampler = fields.maybe("sampler", lambda key: fields.text(key, at_most_bytes=32))
-        seed = fields.maybe("seed", lambda key: fields.integer(key, 0, 2**32 - 1))
-        statement = Statement(
-            model=model.id,
-            prompt=fields.text("prompt", at_most_bytes=1 << 20, allow="\n"),
-            negative=fields.text("negative", at_most_bytes=1 << 20, allow="\n"),
-            width=number("width", 1, 1 << 20, model.native[0]),
-            height=number("height", 1, 1 << 20, model.native[1]),
-            steps=number("steps", 1, 1 << 20, family[0]),
-            guidance_millionths=number("guidance_millionths", 0, 1 << 40, family[1]),
-            sampler=sampler or family[2],
-            seed=secrets.randbits(32) if seed is None else seed,
-            salt=secrets.token_bytes(SALT_BYTES),
-            precision="fp32",
-        )
-        return Statement.from_untrusted(statement.to_bytes())  # the bounds, said in one place
-
-    async def _model(self, wanted: str | None, remote: bool) -> OfferedModel:
-        """The model a person means by a name, the beginning of an id, or a folder; waits a little for the swarm."""
-        own = [_as_offered(model) for model in self._node.models.values()]
-        if wanted is None:
-            return own[0]
-        folder = await trio.to_thread.run_sync(_folder_model, wanted)
-        if folder is not None:
-            return folder
-        known = {model.id: model for model in own}
-        for candidate in self._node.directory.candidates(now_us(), own=False):
-            known.update({model.id: model for model in candidate.advert.models})
-        named = {model.id: model for model in known.values() if model.name == wanted}
-        meant = named or {id: model for id, model in known.items() if id.hex().startswith(wanted.lower())}
-        if len(meant) == 1:
-            return next(iter(meant.values()))
-        names = ", ".join(
-            sorted({f"{model.name} ({model.id.hex()[:8]})" for model in (meant or known).values()})
-        )
-        if meant:
-            raise UserError(
-                f"Several models are called {wanted!r}: {names}. Say which by its id.", WRONG_USAGE
-            )
-        raise UserError(f"No model {wanted!r} is known here; there are: {names}.", NOBODY)
-
     # jobs
 
     def _cancel(self, prefix: str) -> str:
@@ -433,13 +371,6 @@ def _compared(timeline: Timeline, plan: Plan) -> list[str]:
     return [f"Predicted {duration(predicted)}; it took {duration(timeline.wall_us)}."]
 
 
-def _of_batch(statement: Statement, index: int) -> Statement:
-    """Picture `index` of a batch: the seed moves on, and the salt is new, so that no two have one hash."""
-    if not index:
-        return statement
-    return replace(statement, seed=(statement.seed + index) % 2**32, salt=secrets.token_bytes(SALT_BYTES))
-
-
 def _request(statement: Statement, count: int, remote: bool) -> dict[str, Any]:
     return {
         "model": statement.model.hex(),
@@ -477,17 +408,3 @@ def _attempt(attempt: Attempt, node: Node) -> dict[str, Any]:
         "sentence": attempt.sentence,
         "predicted_us": attempt.choice.predicted_us,
     }
-
-
-def _as_offered(model: Any) -> OfferedModel:
-    return OfferedModel(model.id, model.name, model.family, "disk", model.native, None, ())
-
-
-def _folder_model(path: str) -> OfferedModel | None:
-    """The model in the folder `path`; None if it is no folder."""
-    if not Path(path).is_dir():
-        return None
-    try:
-        return _as_offered(scan_folder(Path(path).resolve()))
-    except ModelError as exc:
-        raise UserError(str(exc), WRONG_USAGE) from exc

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import peer.service
+import peer.wanted
 from peer.cli.arguments import render_request
 from peer.errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
 from peer.renderer.client import RenderFailed
@@ -58,6 +59,7 @@ class Asker:
 async def asker(autojump_clock, monkeypatch, nursery, tmp_path):
     use_virtual_time(monkeypatch)
     monkeypatch.setattr(peer.service, "now_us", now_us)
+    monkeypatch.setattr(peer.wanted, "now_us", now_us)
     world = World(nursery)
     for name in ("alice", "near", "far"):
         await world.add(name, provide=name != "alice")

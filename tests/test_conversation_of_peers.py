@@ -154,6 +154,20 @@ async def test_pictures_asked_at_once_are_all_drawn(autojump_clock, alice, near,
     assert all(map(well_accounted, drawn))
 
 
+async def test_a_peer_that_tells_a_hundredth_of_its_step_time_is_believed_once(
+    autojump_clock, world, alice, near
+):
+    far = await world.add("far", delay_us=FAR_DELAY_US)
+    near.renderer.stage_us["step"] = far.renderer.stage_us["step"] * 100
+    near.renderer.change = lambda rendered: replace(
+        rendered,
+        spans=tuple((name, at, us // 100 if name == "step" else us) for name, at, us in rendered.spans),
+    )
+    assert providers(await alice.ask(), near)
+    for _ in range(3):
+        assert providers(await alice.ask(), far)
+
+
 # refusals
 
 

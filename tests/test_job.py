@@ -78,6 +78,24 @@ def test_peers_that_were_all_busy_are_asked_again_and_may_not_refuse_for_that():
     assert job.on_plan("near") == [MakeOffer("near", 2, forced=True)]
 
 
+@pytest.mark.parametrize("count", range(1, MAX_ATTEMPTS // 2 + 1))
+def test_however_few_the_busy_peers_are_one_of_them_is_made_to_take_it(count):
+    job, replan = Job(), Replan(frozenset())
+    peers = tuple(f"peer{number}" for number in range(count))
+    job.start()
+    offers = []
+    while True:
+        actions = without_words(answer(job, replan, peers))
+        if isinstance(actions[0], MakeOffer):
+            offers.append(actions[0])
+            if actions[0].forced:
+                break
+            actions = without_words(job.on_refused(busy=True, sentence="Busy."))
+        assert isinstance(actions[0], Replan)
+        replan = actions[0]
+    assert [offer.forced for offer in offers] == [False] * min(count, MAX_REDIRECTS) + [True]
+
+
 def test_a_peer_that_is_busy_though_forced_is_not_asked_for_ever():
     job, replan = Job(), Replan(frozenset())
     job.start()

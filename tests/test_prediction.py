@@ -11,6 +11,7 @@ from protocol.policy.prediction import (
     Constraint,
     Exclusion,
     SpeedBook,
+    observed,
     predict,
     predict_own,
     promised_load_us,
@@ -179,6 +180,25 @@ def test_one_observation_of_four_is_news():
     assert book.of("near").nearest(MODEL, "fp32", 128 * 128) == (128 * 128, 50_000, 0)
     assert book.of("near").nearest(MODEL, "fp16", 128 * 128) is None
     assert book.of("near").nearest(OTHER_MODEL, "fp32", 128 * 128) is None
+
+
+SPANS = (
+    ("wait", 0, 5_000),
+    ("load_weights", 5_000, 900_000),
+    ("encode_prompt", 905_000, 10_000),
+    *(("step", 915_000 + 30_000 * number, 30_000) for number in range(4)),
+)
+
+
+def test_a_render_is_as_its_provider_tells_it_where_that_fills_what_was_seen():
+    assert observed(SPANS, 4, 130_000) == (30_000, 10_000)
+    assert observed(SPANS, 4, 100_000) == (30_000, 10_000)  # RESULT came soon after a START that was late
+
+
+def test_a_provider_that_tells_less_than_was_seen_is_as_slow_as_it_was_seen_to_be():
+    assert observed(SPANS, 4, 1_300_000) == (300_000, 100_000)
+    assert observed((), 4, 1_300_000) == (325_000, 0)
+    assert observed((("step", 0, 0),), 4, 1_300_000) == (325_000, 0)
 
 
 def test_sizes_are_learned_apart_and_the_nearest_is_used():

@@ -8,9 +8,11 @@ import pytest
 import trio
 
 import peer.service
+import peer.wanted
 from peer.errors import UserError
-from peer.service import SAVED_WITHIN_S, Service, _of_batch
+from peer.service import SAVED_WITHIN_S, Service
 from peer.store.ledger import Ledger
+from peer.wanted import of_batch
 from protocol.wire.statement import Statement
 
 from .world import MODEL, World, now_us, statement, use_virtual_time
@@ -34,6 +36,7 @@ ASKED = {
 async def world(autojump_clock, monkeypatch, nursery):
     use_virtual_time(monkeypatch)
     monkeypatch.setattr(peer.service, "now_us", now_us)
+    monkeypatch.setattr(peer.wanted, "now_us", now_us)
     world = World(nursery)
     for name in ("alice", "near"):
         await world.add(name, provide=name == "near")
@@ -145,7 +148,7 @@ async def test_writing_that_a_job_began_delays_nothing(autojump_clock, service, 
 
 def test_the_pictures_of_a_batch_differ_in_seed_and_salt_only():
     first = Statement.from_untrusted(statement(seed=2**32 - 1).to_bytes())  # as the service holds it
-    batch = [_of_batch(first, index) for index in range(3)]
+    batch = [of_batch(first, index) for index in range(3)]
     assert [each.seed for each in batch] == [2**32 - 1, 0, 1]
     assert len({each.salt for each in batch}) == len({each.hash for each in batch}) == 3
     for each in batch:

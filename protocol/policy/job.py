@@ -90,6 +90,7 @@ class Job:
         self._peer: str | None = None
         self._tried: set[str] = set()  # never again in this job
         self._refused: set[str] = set()  # busy: asked again when everyone was
+        self._asked_again = False  # those that were all busy
         self._redirects = 0
         self._resumes = 0
         self._last_sentence = ""
@@ -112,8 +113,8 @@ class Job:
     def on_no_candidate(self, sentence: str) -> list[Action]:
         """Selection found nobody.  Peers that were only busy are asked again, and then may not refuse for that."""
         self._expect(State.PLANNING)
-        if self._refused and self._redirects < MAX_REDIRECTS:
-            self._redirects = MAX_REDIRECTS
+        if self._refused and not self._asked_again:
+            self._asked_again, self._redirects = True, MAX_REDIRECTS
             self._refused.clear()
             return [self._replan()]
         return self._give_up(self._last_sentence or sentence)

@@ -1,6 +1,7 @@
 """What one picture will cost on one peer: each term measured, learned or claimed, or a default that is said to be one."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -33,6 +34,8 @@ MAX_LEARNED_PEERS = 4096
 MAX_LEARNED_SPEEDS = 64  # of one peer
 MAX_UTF8_BYTES = 4  # of one character
 LEARNING_SHARE = 4  # a new measurement counts one part in four: it forgets a hiccup in three
+
+NOT_RENDERING = frozenset({"wait", "start_renderer", "load_weights", "load_adapter"})  # what precedes START
 
 # Shares of a term that may be wrong, in percent.
 SPEED_UNCERTAIN_PERCENT = (
@@ -69,6 +72,21 @@ class Learned:
                 if best is None or _ratio(speed.pixels, pixels) < _ratio(best.pixels, pixels):
                     best = speed
         return (best.pixels, best.step_us, best.fixed_us) if best else None
+
+
+def observed(spans: Sequence[tuple[str, int, int]], steps: int, ran_us: int) -> tuple[int, int]:
+    """(us of one step, us of the rest) of a render, from its provider's `spans` (name, start, us).
+
+    Their sum is not taken for less than the requester itself saw pass from START to RESULT, `ran_us`: a provider that
+    tells less is as slow as it was seen to be.
+    """
+    step_us = sorted(us for name, _, us in spans if name == "step")
+    fixed_us = sum(us for name, _, us in spans if name != "step" and name not in NOT_RENDERING)
+    told_us = sum(step_us) + fixed_us
+    if not step_us or not told_us:
+        return max(1, ran_us // steps), 0
+    median_us, seen_us = step_us[len(step_us) // 2], max(told_us, ran_us)
+    return max(1, median_us * seen_us // told_us), fixed_us * seen_us // told_us
 
 
 class SpeedBook:

@@ -1,0 +1,96 @@
+"""What a person wants, made exact: the statement of a picture, its model by name, id or folder."""
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from protocol.wire.advert import OfferedModel
+from protocol.wire.fields import Fields
+from protocol.wire.statement import SALT_BYTES, Statement
+
+from .clock import now_us
+from .errors import NOBODY, WRONG_USAGE, UserError
+from .node import Node
+from .store.models import ModelError, reference_model_folder, scan_folder
+
+DEFAULTS = {  # steps, guidance x 10^-6, sampler: what the authors of each family recommend
+    "sd": (20, 7_500_000, "ddim"),
+    "sdxl": (30, 5_000_000, "euler"),
+    "sd3": (28, 7_000_000, "flow_euler"),
+    "flux": (28, 3_500_000, "flow_euler"),
+}
+REFERENCE_DEFAULTS = (12, 3_500_000, "ddim")  # peer/reference_model/README.md
+
+
+async def statement_untrusted(node: Node, fields: Fields) -> Statement:
+    """What a request asks for, with the defaults of the model's family.  MalformedMessage, UserError."""
+    wanted = fields.maybe("model", lambda key: fields.text(key, at_most_bytes=4096))
+    model = await _model(node, wanted)
+    reference = {each.id for each in node.models.values() if each.folder == reference_model_folder()}
+    family = REFERENCE_DEFAULTS if model.id in reference else DEFAULTS[model.family]
+
+    def number(key: str, low: int, high: int, otherwise: int) -> int:
+        value = fields.maybe(key, lambda key: fields.integer(key, low, high))
+        return otherwise if value is None else value
+
+    sampler = fields.maybe("sampler", lambda key: fields.text(key, at_most_bytes=32))
+    seed = fields.maybe("seed", lambda key: fields.integer(key, 0, 2**32 - 1))
+    statement = Statement(
+        model=model.id,
+        prompt=fields.text("prompt", at_most_bytes=1 << 20, allow="\n"),
+        negative=fields.text("negative", at_most_bytes=1 << 20, allow="\n"),
+        width=number("width", 1, 1 << 20, model.native[0]),
+        height=number("height", 1, 1 << 20, model.native[1]),
+        steps=number("steps", 1, 1 << 20, family[0]),
+        guidance_millionths=number("guidance_millionths", 0, 1 << 40, family[1]),
+        sampler=sampler or family[2],
+        seed=secrets.randbits(32) if seed is None else seed,
+        salt=secrets.token_bytes(SALT_BYTES),
+        precision="fp32",
+    )
+    return Statement.from_untrusted(statement.to_bytes())  # the bounds, said in one place
+
+
+async def _model(node: Node, wanted: str | None) -> OfferedModel:
+    """The model a person means by a name, the beginning of an id, or a folder; None: this peer's own."""
+    own = [_as_offered(model) for model in node.models.values()]
+    if wanted is None:
+        return own[0]
+    folder = await trio.to_thread.run_sync(_folder_model, wanted)
+    if folder is not None:
+        return folder
+    known = {model.id: model for model in own}
+    for candidate in node.directory.candidates(now_us(), own=False):
+        known.update({model.id: model for model in candidate.advert.models})
+    named = {model.id: model for model in known.values() if model.name == wanted}
+    meant = named or {id: model for id, model in known.items() if id.hex().startswith(wanted.lower())}
+    if len(meant) == 1:
+        return next(iter(meant.values()))
+    names = ", ".join(sorted({f"{model.name} ({model.id.hex()[:8]})" for model in (meant or known).values()}))
+    if meant:
+        raise UserError(f"Several models are called {wanted!r}: {names}. Say which by its id.", WRONG_USAGE)
+    raise UserError(f"No model {wanted!r} is known here; there are: {names}.", NOBODY)
+
+
+def of_batch(statement: Statement, index: int) -> Statement:
+    """Picture `index` of a batch: the seed moves on, and the salt is new, so that no two have one hash."""
+    if not index:
+        return statement
+    return replace(statement, seed=(statement.seed + index) % 2**32, salt=secrets.token_bytes(SALT_BYTES))
+
+
+def _as_offered(model: Any) -> OfferedModel:
+    return OfferedModel(model.id, model.name, model.family, "disk", model.native, None, ())
+
+
+def _folder_model(path: str) -> OfferedModel | None:
+    """The model in the folder `path`; None if it is no folder."""
+    if not Path(path).is_dir():
+        return None
+    try:
+        return _as_offered(scan_folder(Path(path).resolve()))
+    except ModelError as exc:
+        raise UserError(str(exc), WRONG_USAGE) from exc
