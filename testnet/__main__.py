@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from . import witness
+from . import report, witness
 from .interrupts import SIGNAL_EXIT_CODE, run_until_signal
 from .net import CannotEmulate, RouterDied
 from .outcome import table
@@ -63,6 +63,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     seen.add_argument("run", type=Path, metavar="RUN", help="the folder of `run --out`")
     seen.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    report.add_arguments(
+        commands.add_parser("report", help="draw what runs and simulations left, on one HTML page")
+    )
     options = parser.parse_args(arguments)
     if options.command != "up":
         return options
@@ -206,6 +209,8 @@ def main() -> None:
             from .simulation.command import simulate
 
             code = simulate(options)
+        elif options.command == "report":
+            code = report.report(options)
         elif options.command == "witness":
             code = compare_with_witness(options)
         elif options.command == "run":

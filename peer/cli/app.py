@@ -241,6 +241,30 @@ def why(
 
 
 @app.command()
+def report(
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", help="The page; nearlight-report.html here if none.", metavar="FILE"),
+    ] = None,
+    last: Annotated[int, typer.Option(help="At most so many jobs, the latest.", metavar="N")] = 100,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Draw this instead, as the testnet gathers it; - is stdin.", metavar="FILE.json"),
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draws where the time of past jobs went, as one HTML page."""
+    if not 1 <= last <= 10_000:
+        raise UserError(f"--last must be from 1 to 10000, not {last}.", WRONG_USAGE)
+    from peer.config import home_folder
+
+    from .report import report as draw
+
+    draw(home_folder(home), last=last, data=data, output=output, as_json=as_json)
+
+
+@app.command()
 def verify(
     image: Annotated[Path, typer.Argument(help="A PNG file.", metavar="IMAGE")], as_json: AsJson = False
 ) -> None:
