@@ -435,8 +435,9 @@ class _Run:
             step_us, fixed_us = observed(result.spans, self._statement.steps, attempt.ran_us)
             speeds.on_render(peer, self._statement, step_us=step_us, fixed_us=fixed_us)
         moved_us = attempt.last_byte_us - attempt.result_local_us
-        if moved_us > 0:
-            speeds.on_transfer(peer, len(file), moved_us)
+        rtt = self._r._directory.rtt(peer)
+        if rtt is not None and moved_us > 0:
+            speeds.on_transfer(peer, len(file), moved_us, rtt_us=rtt.min_us)
 
     async def _cancel(self) -> None:
         line = self._line

@@ -34,16 +34,18 @@ def spans(**changes):
     return dict(predicted(**changes).spans)
 
 
-def test_an_idle_connected_warm_peer_costs_two_round_trips_its_measured_render_and_the_download():
+def test_an_idle_connected_warm_peer_costs_the_way_there_and_back_its_measured_render_and_the_download():
     prediction = predicted(rtt_us=20_000)
     assert dict(prediction.spans) == {
         "dial": 0,
-        "offer": 20_000,
+        "offer": 10_000,
         "wait": 0,
         "load_weights": 0,
         "fixed": 50_000,
         "step": 20 * 40_000,
-        "transfer": 20_000 + DOWNLOAD_US,
+        "transfer": 10_000
+        + 20_000
+        + DOWNLOAD_US,  # of 31 kB, the path takes 50 kB a round trip: one doubling
     }
     assert prediction.total_us == sum(us for _, us in prediction.spans)
     assert (prediction.step_us, prediction.busy_us, prediction.wait_us) == (40_000, 850_000, 0)
@@ -56,12 +58,37 @@ def test_a_peer_that_is_not_connected_must_be_dialled():
 
 def test_an_unknown_distance_is_pessimistic_and_uncertain():
     known, unknown = predicted(rtt_us=20_000), predicted(rtt_us=None)
-    assert dict(unknown.spans)["offer"] == UNKNOWN_RTT_US
-    assert unknown.uncertain_us - known.uncertain_us == 2 * UNKNOWN_RTT_US
+    assert dict(unknown.spans)["offer"] == UNKNOWN_RTT_US // 2
+    assert unknown.uncertain_us - known.uncertain_us == UNKNOWN_RTT_US
 
 
 def test_jitter_is_uncertain():
-    assert predicted(rtt=Rtt(20_000, 3000, 8)).uncertain_us - predicted().uncertain_us == 2 * 3000
+    assert predicted(rtt=Rtt(20_000, 3000, 8)).uncertain_us - predicted().uncertain_us == 3000
+
+
+@pytest.mark.parametrize(
+    ("side_px", "rtt_us", "doublings"),
+    [
+        (64, 150_000, 0),  # 7.8 kB go in the first window
+        (128, 150_000, 1),  # 31 kB: 14.6 and 29.2
+        (512, 150_000, 4),  # 498 kB, of which the path holds 375
+        (512, 1_000, 0),  # it holds 2.5 kB: nothing waits for the window
+    ],
+)
+def test_a_picture_from_afar_waits_while_the_window_of_tcp_grows(side_px, rtt_us, doublings):
+    wanted = statement(width=side_px, height=side_px)
+    found = dict(predicted(wanted, rtt_us=rtt_us).spans)["transfer"]
+    data_bytes = side_px * side_px * 19 // 10
+    assert found == rtt_us // 2 + doublings * rtt_us + data_bytes * S // module.UNKNOWN_BYTES_PER_S
+
+
+@pytest.mark.parametrize("rtt_us", [0, 20_000, 150_000])
+def test_what_a_transfer_took_is_what_the_next_is_predicted_to_take(rtt_us):
+    book, data_bytes = SpeedBook(), 128 * 128 * 19 // 10
+    for _ in range(20):
+        took_us = dict(predicted(rtt_us=rtt_us).spans)["transfer"] + 30_000
+        book.on_transfer("near", data_bytes, took_us, rtt_us=rtt_us)
+    assert abs(spans(rtt_us=rtt_us, speeds=book.of("near"))["transfer"] - took_us) <= 1
 
 
 def test_ones_own_device_has_no_way_to_go():
@@ -165,12 +192,12 @@ def test_what_was_observed_overrides_what_is_claimed():
     book = SpeedBook()
     book.on_render("near", statement(), step_us=90_000, fixed_us=10_000)
     book.on_load("near", MODEL, 2 * S)
-    book.on_transfer("near", 1_000_000, 500_000)
+    book.on_transfer("near", 1_000_000, 500_000, rtt_us=0)
     found = spans(speeds=book.of("near"), state=live(resident=()))
     assert found["step"] == 20 * 90_000
     assert found["fixed"] == 10_000
     assert found["load_weights"] == 2 * S
-    assert found["transfer"] == 20_000 + 128 * 128 * 19 // 10 // 2
+    assert found["transfer"] == 10_000 + 20_000 + 128 * 128 * 19 // 10 // 2
 
 
 def test_one_observation_of_four_is_news():

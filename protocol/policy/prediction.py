@@ -13,7 +13,7 @@ from .rtt import Rtt
 
 UNKNOWN_RTT_US = 200_000  # a far continent: pessimistic, so that a measured peer is preferred
 CONNECT_ROUND_TRIPS = 5  # TCP, multistream, noise, multistream, yamux and the task stream: 4-5 measured
-TASK_ROUND_TRIPS = 2  # offer until start, and result until checked
+TCP_WINDOW_BYTES = 14_600  # in flight at first and after a pause, doubled each round trip: RFC 6928, RFC 2861
 UNKNOWN_WAIT_US = 100_000  # nobody told how busy it is: not counted, but uncertain
 UNKNOWN_LOAD_US = 10_000_000  # of a model of which not even the size is known
 RENDERER_START_US = 3_000_000  # importing torch and diffusers: 2.5-3.5 s measured on two cores
@@ -125,10 +125,14 @@ class SpeedBook:
         if len(loads) > MAX_LEARNED_SPEEDS:
             loads.popitem(last=False)
 
-    def on_transfer(self, peer: str, data_bytes: int, us: int) -> None:
-        """`data_bytes` arrived in `us`, the first round trip not counted."""
+    def on_transfer(self, peer: str, data_bytes: int, us: int, *, rtt_us: int) -> None:
+        """`data_bytes` were here `us` after the first of them left; what of that is distance says nothing of the rate."""
         learned = self._learned(peer)
-        learned.bytes_per_s = max(1, _mean(learned.bytes_per_s, data_bytes * 1_000_000 // max(1, us)))
+        old_bytes_per_s = learned.bytes_per_s or UNKNOWN_BYTES_PER_S
+        us = max(1, us - _distance_us(data_bytes, rtt_us, old_bytes_per_s))
+        # The mean is of times: one file that was luckily quick must not look like a fast path for long.
+        old_us = None if learned.bytes_per_s is None else data_bytes * 1_000_000 // old_bytes_per_s
+        learned.bytes_per_s = max(1, data_bytes * 1_000_000 // max(1, _mean(old_us, us)))
 
     def statistics(self) -> dict[str, int]:
         return {
@@ -215,26 +219,24 @@ def predict(candidate: Candidate, statement: Statement, now_us: int) -> Predicti
     load_us, uncertain_load_us = _load(candidate, model)
     step_us, fixed_us, percent = _speed(candidate, model, statement)
     steps_us = step_us * statement.steps
-    transfer_us = _transfer(candidate, statement, (TASK_ROUND_TRIPS - 1) * rtt_us)
+    transfer_us = _transfer(candidate, statement, rtt_us)
+    offer_us = rtt_us // 2  # it draws while its ACCEPT is on the way
     busy_us = load_us + fixed_us + steps_us
     return Prediction(
         (
             ("dial", dial_us),
-            ("offer", rtt_us),
+            ("offer", offer_us),
             ("wait", wait_us),
             ("load_weights", load_us),
             ("fixed", fixed_us),
             ("step", steps_us),
             ("transfer", transfer_us),
         ),
-        dial_us + rtt_us + wait_us + busy_us + transfer_us,
+        dial_us + offer_us + wait_us + busy_us + transfer_us,
         wait_us,
         step_us,
         busy_us,
-        TASK_ROUND_TRIPS * jitter_us
-        + uncertain_wait_us
-        + uncertain_load_us
-        + (steps_us + fixed_us) * percent // 100,
+        jitter_us + uncertain_wait_us + uncertain_load_us + (steps_us + fixed_us) * percent // 100,
     )
 
 
@@ -345,12 +347,20 @@ def _of_size(us: int, model_bytes: int | None) -> int:
     return max(1, us // SMALLEST_SHARE, us * model_bytes // MEASURED_BYTES)
 
 
-def _transfer(candidate: Candidate, statement: Statement, round_trips_us: int) -> int:
+def _transfer(candidate: Candidate, statement: Statement, rtt_us: int) -> int:
     if candidate.own:
         return 0
     data_bytes = statement.pixels * PNG_BYTES_PER_TEN_PIXELS // 10
     learned = candidate.speeds.bytes_per_s if candidate.speeds else None
-    return round_trips_us + data_bytes * 1_000_000 // (learned or UNKNOWN_BYTES_PER_S)
+    bytes_per_s = learned or UNKNOWN_BYTES_PER_S
+    return _distance_us(data_bytes, rtt_us, bytes_per_s) + data_bytes * 1_000_000 // bytes_per_s
+
+
+def _distance_us(data_bytes: int, rtt_us: int, bytes_per_s: int) -> int:
+    """What distance alone adds to a transfer: the way, and round trips while TCP's window grows to what the path holds."""
+    path_bytes = bytes_per_s * rtt_us // 1_000_000
+    windows = -(-min(data_bytes, path_bytes) // TCP_WINDOW_BYTES)
+    return rtt_us // 2 + max(0, windows.bit_length() - 1) * rtt_us
 
 
 def _ratio(first: int, second: int) -> int:

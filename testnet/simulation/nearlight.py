@@ -451,7 +451,10 @@ class _Errand:
         speeds.on_render(
             peer, self.statement, step_us=max(1, int(STEP_US * slow)), fixed_us=int(FIXED_US * slow)
         )
-        speeds.on_transfer(peer, RESULT_BYTES, swarm.clock.now_us - sent_us)
+        rtt = self.requester.directory.rtt(peer)
+        if rtt is not None:
+            moved_us = swarm.clock.now_us - sent_us
+            speeds.on_transfer(peer, RESULT_BYTES, moved_us, rtt_us=rtt.min_us)
         self._carry_out(self.job.on_checked())
 
     def _no_accept(self, attempt: Attempt) -> None:
