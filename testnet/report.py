@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(DEFAULT_NAME),
         metavar="FILE",
-        help=f"the page ({DEFAULT_NAME})",
+        help=f"the page ({DEFAULT_NAME}); .svg: only where the time of the first run went",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the numbers of all figures, as the last line"

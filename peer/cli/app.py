@@ -244,7 +244,12 @@ def why(
 def report(
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="The page; nearlight-report.html here if none.", metavar="FILE"),
+        typer.Option(
+            "-o",
+            "--output",
+            help="The page (nearlight-report.html); .svg: only where the time went.",
+            metavar="FILE",
+        ),
     ] = None,
     last: Annotated[int, typer.Option(help="At most so many jobs, the latest.", metavar="N")] = 100,
     data: Annotated[

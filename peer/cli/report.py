@@ -7,7 +7,7 @@ from pathlib import Path
 from peer.errors import JOB_FAILED, LOCAL_SETUP, WRONG_USAGE, UserError
 from peer.report.document import BadDocument, Document, read
 from peer.report.history import UNNAMED, NoHistory, history
-from peer.report.page import MARK, page, value
+from peer.report.page import MARK, MARK_WITHIN, page, plot, value
 from peer.store.ledger import LedgerError
 
 from .files import write_whole
@@ -16,13 +16,16 @@ DEFAULT_NAME = "nearlight-report.html"
 
 
 def report(home: Path, *, last: int, data: Path | None, output: str | None, as_json: bool) -> None:
-    """Writes the page to `output`, or under its default name where not only JSON is wanted; UserError."""
+    """Writes the page to `output`, or under its default name where not only JSON is wanted; UserError.
+
+    To a file that ends in .svg goes only the first figure: where the time went.
+    """
     document = _read(data) if data else _history(home, last)
     path = None
     if output is not None or not as_json:
         path = Path(output or DEFAULT_NAME).expanduser()
         _check_free(path)
-        _write(path, page(document))
+        _write(path, plot(document) if path.suffix == ".svg" else page(document))
     if as_json:
         print(json.dumps({"file": None if path is None else str(path), **value(document)}), flush=True)
     else:
@@ -54,7 +57,7 @@ def _check_free(path: Path) -> None:
     """A report may be replaced by a newer one; nothing else may."""
     try:
         with path.open("rb") as file:
-            if file.read(len(MARK)) != MARK:
+            if MARK not in file.read(MARK_WITHIN):
                 raise UserError(f"{path} exists already and is no report: it is left as it is.", WRONG_USAGE)
     except FileNotFoundError:
         pass

@@ -83,6 +83,29 @@ def phases(jobs: Sequence[Job], found: Figures, width: int) -> str:
     )
 
 
+def plot(part: Part, found: Figures, style: str, mark: str) -> str:
+    """`phases` with its legend as a file of its own, 760 px wide; `style` is CSS, `mark` a comment."""
+    width, at, row, items = 760, 12.0, 0, []
+    for phase in phases_of(part, found):
+        room = 26 + LETTER_PX * len(PHASE_WORDS[phase])
+        if at + room > width:
+            at, row = 12.0, row + 1
+        items.append(element("rect", x=at, y=46 + 20 * row, width=14, height=12, rx=2, class_=f"p-{phase}"))
+        items.append(text(at + 20, 56 + 20 * row, PHASE_WORDS[phase], "start", "tick"))
+        at += room + 10
+    top = 66 + 20 * row
+    drawn = phases(part.jobs, found, width)
+    height = top + int(drawn.split('height="', 1)[1].split('"', 1)[0]) + 6
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">{mark}'
+        f"<style>{style}</style>"
+        + element("rect", x=0, y=0, width=width, height=height, rx=10, class_="paper")
+        + text(12, 28, f"Where the time went: {part.name}", "start", "strong")
+        + "".join(items)
+        + f'<g transform="translate(0 {top})">{drawn}</g></svg>'
+    )
+
+
 def _whose(job: Job, told: bool) -> str:
     if job.provider == job.by:
         return "own device"

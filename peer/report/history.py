@@ -111,7 +111,7 @@ def part(records: Iterable[JobRecord], entries: list[dict[str, Any]]) -> Part:
     ]
     lanes: tuple[Lane, ...] = (Lane("asked here", tuple(_bars(jobs)), tuple(_failures(jobs))),)
     lanes += (Lane("drawn for others", bars),) if bars else ()
-    lanes += (Lane("came and went", marks=tuple(marks[-MAX_MARKS:])),) if marks else ()
+    lanes += (Lane("peers", marks=tuple(marks[-MAX_MARKS:])),) if marks else ()
     first, latest = (
         datetime.datetime.fromtimestamp(us / 1e6).astimezone() for us in (zero_us, max(moments_us))
     )

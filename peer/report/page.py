@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import charts
 from .charts import PHASE_WORDS, PRODUCT
 from .document import Document, Job, Part
 from .figures import Figures, figures
@@ -18,7 +19,9 @@ from .markup import details, table, verdict
 from .panels import expectations, panels, policies
 from .svg import escape, milliseconds
 
-MARK = b"<!doctype html>\n<!-- nearlight report -->"
+_COMMENT = "<!-- nearlight report -->"
+MARK = _COMMENT.encode()  # within the first MARK_WITHIN bytes
+MARK_WITHIN = 256
 _HERE = Path(__file__).parent
 
 Shown = Sequence[tuple[Part, Figures]]
@@ -30,6 +33,15 @@ def value(document: Document) -> dict[str, Any]:
     for part, of in zip(found["parts"], document.parts, strict=True):
         part["figures"] = figures(of).to_value()
     return found
+
+
+def plot(document: Document) -> bytes:
+    """Where the time of the first part went, as an SVG file that can stand in any page; UTF-8."""
+    part = document.parts[0]
+    words = charts.plot(
+        part, figures(part), (_HERE / "page.css").read_text().partition("/* page */")[0], _COMMENT
+    )
+    return words.encode()
 
 
 def page(document: Document) -> bytes:
@@ -64,7 +76,7 @@ anything in a chart, or touch it, to read its numbers; all of them are in this f
 </body>
 </html>
 """
-    return MARK + text.encode()
+    return f"<!doctype html>\n{_COMMENT}{text}".encode()
 
 
 def _summary(shown: Shown) -> str:

@@ -10,6 +10,8 @@ from .figures import Figures
 from .markup import card, details, figure, legend, strong, swatch, table, verdict
 from .svg import element, escape, milliseconds, responsive
 
+MANY_ROWS = 16  # bars of jobs that want the whole width
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -54,11 +56,13 @@ def _where_it_went(part: Part, found: Figures) -> Panel:
     )
     if len(timed) > charts.MAX_ROWS:
         caption += f" The latest {charts.MAX_ROWS} of {len(timed)} jobs."
-    inside = None
+    inside, many = None, len(timed) > MANY_ROWS
     if timed:
         inside = phase_legend(charts.phases_of(part, found))
-        inside += responsive(lambda width: charts.phases(part.jobs, found, width))
-    return Panel("Where the time went", caption, inside, "No job here gave a picture and a timeline.")
+        inside += responsive(lambda width: charts.phases(part.jobs, found, width), full=many)
+    return Panel(
+        "Where the time went", caption, inside, "No job here gave a picture and a timeline.", full=many
+    )
 
 
 def _by_link(found: Figures) -> Panel:

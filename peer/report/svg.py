@@ -43,7 +43,7 @@ def text(x: float, y: float, words: str, /, anchor: str = "start", class_: str =
 
 
 def _number(value: object) -> str:
-    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else escape(value)
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else html.escape(str(value))
 
 
 def responsive(draw: Callable[[int], str], *, full: bool = False) -> str:
@@ -120,7 +120,7 @@ def milliseconds(value: float) -> str:
 def x_axis(scale: Scale, top: float, bottom: float, shown: Callable[[float], str]) -> list[str]:
     room = abs(scale.end_px - scale.start_px)
     parts = []
-    for tick in scale.ticks(max(2, int(room / 75))):
+    for tick in scale.ticks(max(2, int(room / 62))):
         at = scale(tick)
         parts.append(element("line", x1=at, x2=at, y1=top, y2=bottom, class_="rule"))
         words = shown(tick)

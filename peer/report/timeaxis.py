@@ -53,6 +53,8 @@ class TimeAxis:
         return self.stretches[-1].scale.end_px
 
     def ticks(self, top: float, bottom: float, zero_us: int | None) -> list[str]:
+        """Seconds on a run's clock; of a history, when each stretch began."""
+        right = self.stretches[-1].scale.end_px + 12  # the chart ends there
         parts: list[str] = []
         if zero_us is None:
             return x_axis(self.stretches[0].scale, top, bottom, lambda value: f"{value:g} s")
@@ -65,7 +67,7 @@ class TimeAxis:
             if number:
                 at = scale.start_px - 4
                 parts.append(element("line", x1=at, x2=at, y1=top, y2=bottom, class_="break"))
-            if scale.start_px >= free:
+            if scale.start_px >= free and scale.start_px + LETTER_PX * len(words) <= right:
                 parts.append(text(scale.start_px, bottom + 15, words, "start", "tick"))
                 free, day = scale.start_px + LETTER_PX * (len(words) + 1), start.date()
         return parts
