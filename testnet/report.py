@@ -12,10 +12,11 @@ import sys
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import journals, packets, processes
+from . import journals, packets, processes, witness
 from .outcome import Drawn, Happened, Judged, Outcome, Task, recovery_ms
 from .packets import BadRecord
 from .run import RESULT
@@ -131,6 +132,7 @@ def gather(run: Path) -> Value:
             "lanes": _lanes(result["hosts"], outcome, jobs),
             "happenings": _happenings(outcome),
             "expectations": [_expectation(Judged(**each)) for each in result["judged"]],
+            "witness": _witness(run),
             "traffic": None if started_us is None else _traffic(run, result["hosts"], jobs, started_us),
         }
     except (KeyError, TypeError, AttributeError) as exc:
@@ -357,6 +359,18 @@ def _within(spans: Sequence[tuple[float, float]], at_s: float) -> bool:
 def _nice(seconds: float) -> float:
     power = 10.0 ** math.floor(math.log10(seconds))
     return next(round(each * power, 9) for each in (1, 2, 5, 10) if each * power >= seconds)
+
+
+def _witness(run: Path) -> Value | None:
+    try:
+        compared = witness.compare(run)
+    except (witness.NoWitness, FileNotFoundError):  # it also looks at the pictures, which may be gone
+        return None
+    return {
+        "within_us": witness.WITHIN_US,
+        "within_share": witness.WITHIN_SHARE,
+        "phases": [{**asdict(each), "job": f"{each.job}", "agrees": each.agrees} for each in compared],
+    }
 
 
 # a simulation

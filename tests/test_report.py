@@ -48,6 +48,7 @@ TITLES = (
     "Chosen against best in hindsight",
     "Failures and recoveries",
     "Control traffic",
+    "An independent witness",
 )
 HEAVY = ("torch", "libp2p", "trio", "rich", "diffusers", "transformers", "numpy", "multiaddr", "PIL")
 
@@ -372,6 +373,7 @@ def everything(words="near"):
         happenings=(Happening(0.5, words, 0.9, recovered_ms=120.0),),
         expectations=(document.Expectation(words, ">= 1", "1", True), document.Expectation("b", "<= 1", "2", False)),
         traffic=Traffic(0.0, 1.0, (1000, 2000), (0, 5000), (document.PeerTraffic(words, 1500.0, 2500.0),)),
+        witness=document.Witness(3000, 0.02, (document.Witnessed(words, words, 9000, 5000, False),)),
         policies=(
             document.Policy(words, 0.5, 1.0, 2.0, 1.1, 1.2, 0.1, 90.0, 0.0, 0, {"render": 0.4}, {"idle_bytes_per_s": 9.0}),
         ),
@@ -385,7 +387,7 @@ def test_the_page_has_every_figure_and_needs_nothing_else():
     assert set(TITLES) <= set(headings)
     assert {"How long it took, by policy", "Latency by policy", "Expectations"} <= set(headings)
     pictures = [given for tag, given in found.elements if tag == "svg" and given.get("role") == "img"]
-    assert len(pictures) == 2 * 9 + 1  # narrow and wide; the time axis also as wide as the page
+    assert len(pictures) == 2 * 10 + 1  # narrow and wide; the time axis also as wide as the page
     assert all(given["aria-label"] for given in pictures)
     assert not {"link", "img", "iframe", "object", "use"} & found.tags()
     assert not re.search(r"""(src|xlink:href)=|url\(|@import|https?://""", text)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from .document import PHASES, Job, Part, Policy, Traffic
+from .document import PHASES, Job, Part, Policy, Traffic, Witness
 from .figures import Figures, Point, quantile
 from .svg import (
     LETTER_PX,
@@ -273,6 +273,40 @@ def traffic(found: Traffic, width: int) -> str:
     return chart(
         width, bottom + 24, f"Bytes a second over time; control traffic {mean:.2f} kB/s at the mean.", parts
     )
+
+
+# timelines and packets
+
+
+def witness(found: Witness, width: int) -> str:
+    """A dot for each phase of each job: how much longer it was by its timeline than on the wire."""
+    left, right, row = (76, 16, 46)
+    rows = list(dict.fromkeys(each.phase for each in found.phases))
+    within = found.within_us / 1e3
+    differ = [(each.told_us - each.seen_us) / 1e3 for each in found.phases]
+    scale = Scale(min(-1.5 * within, *differ) * 1.05, max(1.5 * within, *differ) * 1.05, left, width - right)
+    bottom = 8 + row * len(rows)
+    band = (scale(-within), scale(within))
+    parts = [element("rect", x=band[0], y=4, width=band[1] - band[0], height=bottom - 4, class_="band50")]
+    parts += x_axis(scale, 4, bottom, lambda value: f"{value:+g} ms" if value else "0 ms")
+    parts.append(element("line", x1=scale(0), x2=scale(0), y1=4, y2=bottom, class_="diagonal"))
+    for number, phase in enumerate(rows):
+        middle = 8 + row * (number + 0.5)
+        parts.append(text(left - 8, middle + 4, clipped(phase, left - 10), "end", "tick"))
+        for place, each in enumerate(each for each in found.phases if each.phase == phase):
+            told, seen = milliseconds(each.told_us / 1e3), milliseconds(each.seen_us / 1e3)
+            title = f"{phase} of job {each.job[:8]}\nby its timeline {told}, on the wire {seen}"
+            parts.append(
+                element(
+                    "circle", cx=scale((each.told_us - each.seen_us) / 1e3), cy=middle + 7.0 * (place % 5 - 2), r=3.8,
+                    class_=f"point hot{'' if each.agrees else ' hollow differs'}", title=title,
+                )
+            )  # fmt: skip
+    agree = sum(each.agrees for each in found.phases)
+    said = (
+        f"How far timelines differ from the record of packets: {agree} of {len(found.phases)} phases agree."
+    )
+    return chart(width, bottom + 24, said, parts)
 
 
 # policies in virtual time

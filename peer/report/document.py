@@ -138,6 +138,26 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class Witnessed:
+    """A phase of a job, by the requester's timeline and by a record of packets that no peer controls."""
+
+    job: str
+    phase: str
+    told_us: int
+    seen_us: int
+    agrees: bool
+
+
+@dataclass(frozen=True)
+class Witness:
+    """They agree where they differ by at most the larger of `within_us` and `within_share` of what was seen."""
+
+    within_us: int
+    within_share: float
+    phases: tuple[Witnessed, ...]
+
+
+@dataclass(frozen=True)
 class Policy:
     """A policy in virtual time; seconds.  The ratios are to the oracle."""
 
@@ -168,6 +188,7 @@ class Part:
     happenings: tuple[Happening, ...] = ()
     expectations: tuple[Expectation, ...] = ()
     traffic: Traffic | None = None
+    witness: Witness | None = None
     policies: tuple[Policy, ...] = ()
 
 

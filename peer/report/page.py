@@ -111,7 +111,7 @@ def _part(number: int, part: Part, found: Figures, many: bool) -> str:
     return (
         f'<section id="part-{number}">{heading}<p class="soft">{escape(part.about)}</p>'
         f'<ul class="facts">{facts}</ul>{_tiles(found)}'
-        f'<div class="grid">{drawn}{expectations(part.expectations)}{policies(part.policies)}</div>'
+        f'<div class="grid">{expectations(part.expectations)}{drawn}{policies(part.policies)}</div>'
         f"{_jobs(part.jobs)}</section>"
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from . import charts, timeaxis
-from .document import Expectation, Part, Policy, Traffic
+from .document import Expectation, Part, Policy, Traffic, Witness
 from .figures import Figures
 from .markup import card, details, figure, legend, strong, swatch, table, verdict
 from .svg import element, escape, milliseconds, responsive
@@ -32,6 +32,7 @@ def panels(part: Part, found: Figures) -> str:
         _over_time(part),
         *([_by_policy(found)] if len(found.by_policy_ms) > 1 else []),
         _traffic(part.traffic),
+        _witness(part.witness),
     ]
     drawn = "".join(
         figure(each.title, each.caption, each.inside, full=each.full)
@@ -44,7 +45,9 @@ def panels(part: Part, found: Figures) -> str:
         if each.inside is None
     )
     return drawn + (
-        card("Not drawn", "There is nothing to show for these.", f"<ul>{missing}</ul>") if missing else ""
+        card("Not drawn", "There is nothing to show for these.", f"<ul>{missing}</ul>", full=True)
+        if missing
+        else ""
     )
 
 
@@ -191,6 +194,25 @@ def _traffic(found: Traffic | None) -> Panel:
     )
 
 
+def _witness(found: Witness | None) -> Panel:
+    inside, within = None, ""
+    if found is not None and found.phases:
+        within = f" In the band they agree; so they do within {found.within_share:.0%} of a long phase."
+        rows = dict.fromkeys(each.phase for each in found.phases)
+        agree = {phase: [each.agrees for each in found.phases if each.phase == phase] for phase in rows}
+        said = ", ".join(f"{sum(each)} of {len(each)} {phase}s" for phase, each in agree.items())
+        inside = strong(f"{said} agree within {found.within_us / 1e3:g} ms or {found.within_share:.0%}.")
+        inside += responsive(lambda width: charts.witness(found, width))
+    return Panel(
+        "An independent witness",
+        "How much longer each phase of a job was by its requester's timeline than on the wire, where the router saw its "
+        "packets. What a peer waited for a core of a busy machine is in its timeline, and not on the wire."
+        + within,
+        inside,
+        "It takes the record of packets of a run over emulated links.",
+    )
+
+
 # of scenarios and simulations
 
 
@@ -207,7 +229,7 @@ def expectations(found: Sequence[Expectation]) -> str:
         for each in found
     ]
     inside = table(("expected", "bound", "came out", ""), rows, numbers=(1, 2))
-    return card("Expectations", "What the scenario states, and what came out.", inside)
+    return card("Expectations", "What the scenario states, and what came out.", inside, full=True)
 
 
 def policies(found: Sequence[Policy]) -> str:
