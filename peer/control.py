@@ -1,14 +1,12 @@
-"""The daemon's local door: a Unix socket in a private folder, frames of [kind, map] both ways.  (See service.py.)"""
+"""The daemon's local door, and a short-lived peer for a command that finds none.  (See door.py and service.py.)"""
 
-import hashlib
 import os
 import signal
 import socket
 import stat
 import struct
-import tempfile
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,61 +15,39 @@ import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.wire.canonical import Value
-from protocol.wire.frames import FrameReader
+from protocol.wire.frames import FrameReader, pack
 
 from .clock import now_us
 from .config import PeerConfig
+from .door import MAX_CONTROL_BYTES, READ_BYTES, OnEvent, socket_path, split_untrusted
 from .errors import CANCELLED, JOB_FAILED, LOCAL_SETUP, NOBODY, WRONG_USAGE, UserError
 
-OnEvent = Callable[[str, dict[str, Any]], Any]
-
-MAX_CONTROL_BYTES = 1 << 20  # a frame: a picture travels in pieces of its own
 PIECE_BYTES = 512 * 1024
 MAX_UNSENT = 2048  # events and pieces for a command that is stopped, or slow
 MAX_UNSENT_BYTES = 256 << 20  # a few of the largest pictures
-MAX_SOCKET_PATH_BYTES = 100  # sun_path is 104-108 bytes
 PEERS_WITHIN_S = 10.0
 
 
-def socket_path(home: Path) -> Path:
-    """Where the daemon of `home` listens.  A home with a long name has its socket in the temporary folder."""
-    path = home / "control" / "socket"
-    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
-        return path
-    name = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"nearlight-{os.getuid()}-{name}" / "socket"
+async def ask_own(config: PeerConfig, kind: str, body: Mapping[str, Value], on_event: OnEvent) -> None:
+    """A short-lived peer in this process: it joins, waits until it knows someone, answers, and leaves.  UserError."""
+    silent: OnEvent = lambda _kind, _body: None  # noqa: E731
+    asked_us = body.get("~asked_us")
+    began_us = asked_us if isinstance(asked_us, int) else now_us()
+    async with _running_node(config, silent) as service:
+        started_us = now_us()
+        if config.join and kind in ("render", "swarm"):
+            await _wait_known(service._node)
 
+        def emit(kind: str, fields: dict[str, Value]) -> None:
+            saved = on_event(kind, fields)
+            if saved is not None:
+                service.on_saved(saved)
 
-async def request(
-    config: PeerConfig,
-    kind: str,
-    body: Mapping[str, Value],
-    on_event: OnEvent,
-    *,
-    settings: Sequence[str] = (),
-) -> None:
-    """Asks the daemon of `config.home`, or, where none runs, a short-lived peer in this process; UserError.
-
-    `settings`: the flags that a person gave for the latter; of a daemon they are told that it has its own.
-    A caller that saves pictures says so in the body, "~saves": true; then `on_event` returns for each of them
-    {job, picture, start_us, us}: when it was written to disk, `us` nil if it could not be.
-    """
-    body = {"~asked_us": now_us(), **body} if kind == "render" else dict(body)
-    try:
-        stream = await trio.open_unix_socket(str(socket_path(config.home)))
-    except OSError:
-        if kind == "cancel":
-            raise UserError("No peer is running here, so there is no job to cancel.", NOBODY) from None
-        if kind in ("jobs", "why"):
-            on_event(kind, await trio.to_thread.run_sync(_from_ledger, config.home, kind, body))
-        else:
-            await _ask_own(config, kind, body, on_event)
-        return
-    if settings:
-        words = f"The running peer is used, with its own settings: {', '.join(settings)} changed nothing."
-        on_event("told", {"picture": None, "sentence": words})
-    async with stream:
-        await _ask(stream, kind, body, on_event)
+        if kind == "render":
+            starting: list[Value] = ["start_peer", began_us, started_us - began_us]
+            joining: list[Value] = ["join", started_us, now_us() - started_us]
+            body = {"~asked_us": began_us, **body, "~spans": [starting, joining]}
+        await service.handle(kind, dict(body), emit)
 
 
 async def serve(config: PeerConfig, on_event: OnEvent) -> None:
@@ -110,48 +86,10 @@ async def _running_node(config: PeerConfig, on_event: OnEvent) -> AsyncIterator[
         raise _first(group) from None
 
 
-def _from_ledger(home: Path, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-    """What the ledger alone can answer."""
-    from . import history
-    from .store.ledger import Ledger, LedgerError
-
-    try:
-        ledger = Ledger(home / "ledger.sqlite3")
-    except LedgerError as exc:
-        raise UserError(str(exc), LOCAL_SETUP) from exc
-    try:
-        if kind == "jobs":
-            return {"jobs": history.jobs(ledger, body["limit"])}
-        return {"report": history.why(ledger, body["job"])}
-    finally:
-        ledger.close()
-
-
 def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-async def _ask_own(config: PeerConfig, kind: str, body: dict[str, Any], on_event: OnEvent) -> None:
-    """A short-lived peer: it joins, waits until it knows someone, asks, and leaves."""
-    silent: OnEvent = lambda _kind, _body: None  # noqa: E731
-    asked_us: int = body.get("~asked_us", now_us())
-    async with _running_node(config, silent) as service:
-        started_us = now_us()
-        if config.join and kind in ("render", "swarm"):
-            await _wait_known(service._node)
-
-        def emit(kind: str, fields: dict[str, Value]) -> None:
-            saved = on_event(kind, fields)
-            if saved is not None:
-                service.on_saved(saved)
-
-        if kind == "render":
-            starting: list[Value] = ["start_peer", asked_us, started_us - asked_us]
-            joining: list[Value] = ["join", started_us, now_us() - started_us]
-            body = {**body, "~spans": [starting, joining]}
-        await service.handle(kind, body, emit)
 
 
 async def _wait_known(node: Any) -> None:
@@ -166,31 +104,6 @@ async def _wait_known(node: Any) -> None:
             await trio.sleep(0.05)
     if not node.host.connected():
         raise UserError("None of the peers named by --join could be reached.", NOBODY)
-
-
-# both ends of the socket
-
-
-async def _ask(stream: trio.SocketStream, kind: str, body: dict[str, Value], on_event: OnEvent) -> None:
-    await stream.send_all(_pack(kind, body))
-    reader = FrameReader(at_most_bytes=MAX_CONTROL_BYTES)
-    pieces = bytearray()
-    while data := await stream.receive_some(1 << 16):
-        for value in reader.feed_untrusted(bytes(data)):
-            event, fields = _split(value)
-            if event == "error":
-                raise UserError(fields["sentence"], fields["exit_code"])
-            if event == "end":
-                return
-            if event == "piece":
-                pieces += fields["data"]
-                continue
-            if "file" in fields:
-                fields["file"], pieces = bytes(pieces), bytearray()
-            saved = on_event(event, fields)
-            if saved is not None:
-                await stream.send_all(_pack("saved", saved))
-    raise UserError("The running peer stopped before it answered.", LOCAL_SETUP)
 
 
 async def _listen(home: Path, service: Any, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
@@ -227,14 +140,14 @@ async def _answer(stream: trio.SocketStream, service: Any) -> None:
         file = body.get("file")
         if isinstance(file, bytes):
             for start in range(0, len(file), PIECE_BYTES):
-                send(_pack("piece", {"data": file[start : start + PIECE_BYTES]}))
+                send(pack(["piece", {"data": file[start : start + PIECE_BYTES]}]))
             body = body | {"file": b""}
         if kind == "progress" and outbox.statistics().current_buffer_used > 64:
             return  # the command is slow: it wants the latest, not all
-        send(_pack(kind, body))
+        send(pack([kind, body]))
 
     def end(sentence: str, exit_code: int) -> None:
-        send(_pack("error", {"sentence": sentence, "exit_code": exit_code}))
+        send(pack(["error", {"sentence": sentence, "exit_code": exit_code}]))
 
     async def work(nursery: trio.Nursery) -> None:
         try:
@@ -262,7 +175,7 @@ async def _answer(stream: trio.SocketStream, service: Any) -> None:
         try:
             while data := await stream.receive_some(1024):
                 for value in reader.feed_untrusted(bytes(data)):
-                    said, body = _split(value)
+                    said, body = split_untrusted(value)
                     if said == "saved":
                         service.on_saved(body)
         except (trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError):
@@ -282,23 +195,10 @@ async def _answer(stream: trio.SocketStream, service: Any) -> None:
 
 async def _one(stream: trio.SocketStream) -> tuple[str, dict[str, Any]]:
     reader = FrameReader(at_most_bytes=MAX_CONTROL_BYTES)
-    while data := await stream.receive_some(1 << 16):
+    while data := await stream.receive_some(READ_BYTES):
         for value in reader.feed_untrusted(bytes(data)):
-            return _split(value)
+            return split_untrusted(value)
     raise UserError("Nothing was asked.", CANCELLED)
-
-
-def _split(value: Value) -> tuple[str, dict[str, Any]]:
-    match value:
-        case [str(kind), dict(body)]:
-            return kind, body
-    raise RemoteProtocolError("not a request")
-
-
-def _pack(kind: str, body: dict[str, Value]) -> bytes:
-    from protocol.wire.frames import pack
-
-    return pack([kind, body])
 
 
 def _private(folder: Path) -> None:

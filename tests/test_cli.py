@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,22 +88,18 @@ FINISHED = ("finished", {"job": "ab" * 16, "done": 1, "failed": 0})
 
 @pytest.fixture
 def door(monkeypatch):
-    """A control door that answers with `door.events`, then raises `door.error`, and remembers what was asked."""
-    fake = types.ModuleType("peer.control")
-    fake.events, fake.error, fake.asked, fake.answers = [], None, [], []
+    """A running peer that answers with `door.events`, then raises `door.error`; what it was asked is remembered."""
+    fake = types.SimpleNamespace(events=[], error=None, asked=[], answers=[])
 
-    async def request(config, kind, body, on_event, *, settings):
-        fake.settings = settings
+    def ask(_connection, kind, body, on_event):
         fake.asked.append((kind, body))
-        fake.config = config
         for event_kind, event in fake.events:
-            await trio.lowlevel.checkpoint()
             fake.answers.append(on_event(event_kind, event))
         if fake.error is not None:
             raise fake.error
 
-    fake.request = request
-    monkeypatch.setitem(sys.modules, "peer.control", fake)
+    monkeypatch.setattr("peer.door.knock", lambda _home: contextlib.nullcontext())
+    monkeypatch.setattr("peer.door.ask", ask)
     return fake
 
 
@@ -157,10 +154,10 @@ def test_a_render_saves_the_picture_and_says_where_the_time_went(peer, door, tmp
 
 def test_a_running_peer_is_told_from_one_that_takes_the_settings(peer, door):
     door.events = [JOB, picture(), FINISHED]
-    peer("render", "x", "--device", "cpu", "--network", "art")
-    assert door.settings == ["--device", "--network"]
-    peer("render", "y")
-    assert door.settings == []
+    _, _, err = peer("render", "x", "--device", "cpu", "--network", "art")
+    assert "--device, --network changed nothing" in " ".join(err.split())
+    _, _, err = peer("render", "y")
+    assert "changed nothing" not in err
 
 
 def test_json_ends_with_one_object_about_the_saved_file(peer, door, tmp_path):
@@ -365,25 +362,44 @@ def test_sizes_and_guidance():
     assert parse_guidance("1e1") == 10_000_000
 
 
-def test_ctrl_c_cancels_once_and_says_so(peer, door, monkeypatch, tmp_path):
+def test_ctrl_c_keeps_what_was_drawn_and_says_so(peer, door, tmp_path):
+    door.events, door.error = [JOB, picture()], KeyboardInterrupt()
+    code, _, err = peer("render", "x", "--count", "2")
+    assert code == 130
+    assert err.splitlines()[-1] == f"Cancelled. 1 picture is saved in {tmp_path}."
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_hangs_up_on_the_running_peer_which_cancels(peer, monkeypatch, number):
+    near, far = socket.socketpair(socket.AF_UNIX)
+    monkeypatch.setattr("peer.door.knock", lambda _home: near)
+
+    def ask(connection, *_):
+        os.kill(os.getpid(), number)
+        connection.recv(1)
+
+    monkeypatch.setattr("peer.door.ask", ask)
+    code, _, err = peer("render", "x")
+    assert (code, err.splitlines()[-1]) == (130, "Cancelled.")
+    assert far.recv(1) == b""
+    far.close()
+
+
+def test_ctrl_c_ends_a_short_lived_peer_too(peer, monkeypatch):
     closed = []
 
-    async def request(config, kind, body, on_event, **_):
-        on_event(*JOB)
-        on_event(*picture())
+    async def ask_own(config, kind, body, on_event):
         os.kill(os.getpid(), signal.SIGINT)
         try:
             await trio.sleep_forever()
         finally:
             closed.append(kind)
 
-    door.request = request
-    code, _, err = peer("render", "x", "--count", "2")
-    assert code == 130
-    assert closed == ["render"]
+    monkeypatch.setattr("peer.control.ask_own", ask_own)
+    code, _, err = peer("render", "x")
+    assert (code, closed) == (130, ["render"])
     assert err.startswith("Cancelling")
-    assert err.splitlines()[-1] == f"Cancelled. 1 picture is saved in {tmp_path}."
-    assert len(list(tmp_path.glob("*.png"))) == 1
 
 
 SWARM = {

@@ -4,21 +4,26 @@ import types
 import pytest
 import trio
 
-from peer import control
+from peer import control, door
 from peer.errors import CANCELLED, JOB_FAILED, NOBODY, UserError
+from protocol.wire.frames import pack
 
 
 async def asked(service):
     """The events of one request, over a socket as the command has it; UserError as the command has it."""
     events, failures = [], []
     near, far = socket.socketpair(socket.AF_UNIX)
+
+    def ask():
+        with near:
+            door.ask(near, "swarm", {}, lambda *event: events.append(event))
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(control._answer, trio.SocketStream(trio.socket.from_stdlib_socket(far)), service)
-        async with trio.SocketStream(trio.socket.from_stdlib_socket(near)) as stream:
-            try:
-                await control._ask(stream, "swarm", {}, lambda *event: events.append(event))
-            except UserError as exc:
-                failures.append(exc)
+        try:
+            await trio.to_thread.run_sync(ask)
+        except UserError as exc:
+            failures.append(exc)
     if failures:
         raise failures[0]
     return events
@@ -70,7 +75,7 @@ async def test_a_command_that_goes_away_cancels_what_it_asked_for():
             cancelled.set()
 
     near, far = socket.socketpair(socket.AF_UNIX)
-    near.sendall(control._pack("render", {}))
+    near.sendall(pack(["render", {}]))
     await control._answer(trio.SocketStream(trio.socket.from_stdlib_socket(far)), answering(handle))
     assert cancelled.is_set()
 
@@ -89,7 +94,7 @@ async def test_what_a_command_does_not_read_is_bounded(monkeypatch):
             raise
 
     near, far = socket.socketpair(socket.AF_UNIX)
-    near.sendall(control._pack("render", {}))
+    near.sendall(pack(["render", {}]))
     await control._answer(trio.SocketStream(trio.socket.from_stdlib_socket(far)), answering(handle))
     assert ended == [CANCELLED]
 
@@ -102,9 +107,28 @@ async def test_a_request_that_is_none_is_refused():
     near.close()
 
 
+async def test_a_peer_that_stops_before_it_answered_is_told():
+    async def handle(*_):
+        far.shutdown(socket.SHUT_RDWR)
+        await trio.sleep_forever()
+
+    near, far = socket.socketpair(socket.AF_UNIX)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(far.dup()))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(control._answer, stream, answering(handle))
+        with pytest.raises(UserError, match="stopped before it answered"):
+            await trio.to_thread.run_sync(door.ask, near, "swarm", {}, print)
+    near.close()
+    far.close()
+
+
+def test_no_door_is_there_where_no_peer_runs(tmp_path):
+    assert door.knock(tmp_path) is None
+
+
 def test_the_socket_of_a_long_home_is_elsewhere_in_a_folder_of_its_own(tmp_path):
-    assert control.socket_path(tmp_path / "home").is_relative_to(tmp_path)
-    long = control.socket_path(tmp_path / ("x" * 150))
-    assert len(str(long)) <= control.MAX_SOCKET_PATH_BYTES
+    assert door.socket_path(tmp_path / "home").is_relative_to(tmp_path)
+    long = door.socket_path(tmp_path / ("x" * 150))
+    assert len(str(long)) <= door.MAX_SOCKET_PATH_BYTES
     assert not long.is_relative_to(tmp_path)
-    assert long != control.socket_path(tmp_path / ("y" * 150))
+    assert long != door.socket_path(tmp_path / ("y" * 150))

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peer.errors import CANCELLED, UserError
+from peer.errors import CANCELLED, LOCAL_SETUP, NOBODY, UserError
 
 if TYPE_CHECKING:
+    import socket
+
     from peer.config import PeerConfig
 
 Event = dict[str, Any]
@@ -21,13 +23,56 @@ def call(
 ) -> None:
     """Returns after the last event; UserError, with the code of "cancelled" after Ctrl-C.
 
-    `settings`: the flags given that a running peer does not heed.
+    `settings`: the flags that a person gave for a peer of their own; of a running one they are told that it has its own.
     """
-    import trio
+    from peer.door import knock
 
-    from peer.control import request
+    connection = knock(config.home)
+    if connection is not None:
+        if settings:
+            words = f"The running peer is used, with its own settings: {', '.join(settings)} changed nothing."
+            on_event("told", {"picture": None, "sentence": words})
+        _of_daemon(connection, kind, body, on_event)
+    elif kind == "cancel":
+        raise UserError("No peer is running here, so there is no job to cancel.", NOBODY)
+    elif kind in ("jobs", "why"):
+        on_event(kind, _of_ledger(config, kind, body))
+    else:
+        import trio
 
-    trio.run(_until_signal, functools.partial(request, config, kind, body, on_event, settings=settings))
+        from peer.control import ask_own
+
+        trio.run(_until_signal, functools.partial(ask_own, config, kind, body, on_event))
+
+
+def _of_daemon(connection: "socket.socket", kind: str, body: Event, on_event: OnEvent) -> None:
+    from peer.door import ask
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with connection:  # closing it is what cancels
+            ask(connection, kind, body, on_event)
+    except KeyboardInterrupt:
+        raise UserError("Cancelled.", CANCELLED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _of_ledger(config: "PeerConfig", kind: str, body: Event) -> Event:
+    """What the ledger alone can answer."""
+    from peer import history
+    from peer.store.ledger import Ledger, LedgerError
+
+    try:
+        ledger = Ledger(config.home / "ledger.sqlite3")
+    except LedgerError as exc:
+        raise UserError(str(exc), LOCAL_SETUP) from exc
+    try:
+        if kind == "jobs":
+            return {"jobs": history.jobs(ledger, body["limit"])}
+        return {"report": history.why(ledger, body["job"])}
+    finally:
+        ledger.close()
 
 
 def answer(config: "PeerConfig", kind: str, body: Event) -> Event:

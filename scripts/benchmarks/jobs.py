@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from peer.config import load_config
-from peer.control import request
+import trio
+
+from peer.door import ask, knock
 from testnet.swarm import Peer, SwarmConfig, swarm
 
 from .child import Child, child
@@ -81,9 +82,14 @@ async def draw(requester: Peer, kind: Kind, seed: int) -> Job:
             image.write_bytes(event["file"])
             done.append(((time.perf_counter_ns() - start_ns) // 1000, json.loads(event["summary"])))
 
-    config = load_config(requester.home)
+    def ask_daemon() -> None:
+        connection = knock(requester.home)
+        assert connection is not None  # it was started for this
+        with connection:
+            ask(connection, "render", body, on_event)
+
     start_ns = time.perf_counter_ns()
-    await request(config, "render", body, on_event)
+    await trio.to_thread.run_sync(ask_daemon)
     ((us, summary),) = done
     return Job(us, preview_us[0] if preview_us else None, summary)
 
