@@ -17,7 +17,7 @@ from .packets import BadRecord
 from .processes import AlreadyUp, OrphansLeft
 from .run import Result, run
 from .run_folder import NotEmpty
-from .scenario import BadScenario, load, names
+from .scenario import BadScenario, Loaded, load, names
 from .swarm import MAX_PEERS, Swarm, SwarmConfig, SwarmError, swarm
 
 TOO_BUSY = 0.5  # of the steps kept their pace
@@ -63,6 +63,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     seen.add_argument("run", type=Path, metavar="RUN", help="the folder of `run --out`")
     seen.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    agree = commands.add_parser(
+        "agree",
+        help="run a scenario with real peers and in virtual time; exit code 1 where the times differ too much",
+    )
+    agree.add_argument("scenario", metavar="SCENARIO", help="agreement, regions, or a .py file")
+    agree.add_argument(
+        "--seed", type=int, default=1, metavar="S", help="of all dice, and of the pictures (1)"
+    )
+    agree.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    agree.add_argument("--out", type=Path, metavar="DIR", help="keep the real run in an empty folder")
     report.add_arguments(
         commands.add_parser("report", help="draw what runs and simulations left, on one HTML page")
     )
@@ -137,26 +147,19 @@ async def run_scenarios(options: argparse.Namespace) -> int:
     told = sys.stderr if options.json else sys.stdout
     results: list[Result] = []
     code = 0
-
-    def tell(sentence: str) -> None:
-        print(sentence, file=sys.stderr, flush=True)
-
     for name in wanted:
-        problem: tuple[int, str] | None = None
         out = options.out / name if options.out and len(wanted) > 1 else options.out
         try:
             loaded = load(name, options.seed)
             print(f"{loaded.name}: {loaded.scenario.about}", file=told, flush=True)
-            result = await run(loaded, seed=options.seed, emulate=not options.loopback, out=out, tell=tell)
-        except* (BadScenario, NotEmpty) as group:
-            problem = 2, _first(group)
-        except* CannotEmulate as group:
-            problem = 1, f"{_first(group)} With --loopback it runs without emulated links."
-        except* (SwarmError, AlreadyUp, OrphansLeft, RouterDied) as group:
-            problem = 1, _first(group)
-        if problem is not None:
-            code = max(code, problem[0])
-            print(problem[1], file=sys.stderr, flush=True)
+            result = await _run_one(loaded, options.seed, out, emulate=not options.loopback)
+        except _NotRun as exc:
+            code = max(code, exc.code)
+            print(exc, file=sys.stderr, flush=True)
+            continue
+        except BadScenario as exc:
+            code = 2
+            print(exc, file=sys.stderr, flush=True)
             continue
         results.append(result)
         code = max(code, 0 if result.ok else 1)
@@ -166,6 +169,69 @@ async def run_scenarios(options: argparse.Namespace) -> int:
         one = len(wanted) == 1 and len(values) == 1
         print(json.dumps(values[0] if one else {"ok": code == 0, "scenarios": values}), flush=True)
     return code
+
+
+async def agree(options: argparse.Namespace) -> int:
+    """Exit code: 0 where the times agree, 1 where they do not or it could not be run, 2 for a bad scenario."""
+    from . import agreement  # else nothing of the simulation is imported
+
+    told = sys.stderr if options.json else sys.stdout
+    try:
+        loaded = load(options.scenario, options.seed)
+        print(f"{loaded.name}: {loaded.scenario.about}", file=told, flush=True)
+        worlds = agreement.simulated_ms(loaded.scenario, options.seed)
+        result = await _run_one(loaded, options.seed, options.out, emulate=True)
+    except BadScenario as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    except _NotRun as exc:
+        print(exc, file=sys.stderr)
+        return exc.code
+    compared = agreement.compare(agreement.real_ms(result.outcome), worlds)
+    agrees = all(each.agrees for each in compared)
+    drawn = f"{len(result.outcome.jobs)} pictures with real peers, as many in each of {len(worlds)} worlds"
+    print(f"{_told(result)}{agreement.table(compared)}\n  {drawn}", file=told, flush=True)
+    if options.json:
+        value = {
+            "ok": agrees,
+            "scenario": loaded.name,
+            "seed": options.seed,
+            "pictures": len(result.outcome.jobs),
+            "worlds": len(worlds),
+            "load_average": result.load_average,
+            "paced_on_time": result.paced_on_time,
+            "quantiles": [{**asdict(each), "ratio": each.ratio, "agrees": each.agrees} for each in compared],
+        }
+        print(json.dumps(value), flush=True)
+    return 0 if agrees else 1
+
+
+class _NotRun(Exception):
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+async def _run_one(loaded: Loaded, seed: int, out: Path | None, *, emulate: bool) -> Result:
+    """_NotRun, with the exit code it is worth."""
+    problem: _NotRun | None = None
+    result: Result | None = None
+    try:
+        result = await run(loaded, seed=seed, emulate=emulate, out=out, tell=_tell)
+    except* (BadScenario, NotEmpty) as group:
+        problem = _NotRun(2, _first(group))
+    except* CannotEmulate as group:
+        problem = _NotRun(1, f"{_first(group)} `run --loopback` runs it without emulated links.")
+    except* (SwarmError, AlreadyUp, OrphansLeft, RouterDied) as group:
+        problem = _NotRun(1, _first(group))
+    if problem is not None:
+        raise problem
+    assert result is not None
+    return result
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def compare_with_witness(options: argparse.Namespace) -> int:
@@ -213,6 +279,8 @@ def main() -> None:
             code = report.report(options)
         elif options.command == "witness":
             code = compare_with_witness(options)
+        elif options.command == "agree":
+            code = trio.run(run_until_signal, lambda: agree(options))
         elif options.command == "run":
             code = trio.run(run_until_signal, lambda: run_scenarios(options))
         else:

@@ -30,7 +30,7 @@ from .clock import Clock
 from .costs import Costs
 from .outcome import Ledger
 from .provider import LIE_FACTOR, Attempt, LearningProvider, statement_of
-from .world import FIXED_US, RESULT_BYTES, RESULT_PX, STEP_US, World
+from .world import World
 
 # As peer/ has them; testnet does not import peer.
 ACTIVE_FOR_US = 60_000_000
@@ -38,10 +38,12 @@ BURST = 6  # pings when a link opens
 IDLE_EVERY_US = 15_000_000
 ORPHAN_AFTER_US = 15_000_000
 PUBLISH_GAP_US = 1_000_000
+UNUSED_AFTER_US = 50_000_000
 ADVERT_LIFETIME_S = 180
 
 GOSSIP_US = 300_000  # over a few hops
 PING_GROUPS = 8  # links whose round trips are alike are asked in one event
+STREAM_ROUND_TRIPS = 1  # to open one on a connection: a first dial span of 212 ms at a round trip of 200 ms
 REJOIN_US = 1_000_000  # until its old acquaintances have dialled one who came back
 NETWORK = "simulation"
 
@@ -81,7 +83,7 @@ class Nearlight:
         key = asked.model[request], asked.steps[request]
         found = self._statements.get(key)
         if found is None:
-            found = self._statements[key] = statement_of(self.model_ids[key[0]], key[1])
+            found = self._statements[key] = statement_of(self.model_ids[key[0]], key[1], self.world.result_px)
         return found
 
     # adverts
@@ -92,15 +94,16 @@ class Nearlight:
 
     def _able(self, index: int, sequence: int) -> Advert:
         world, provider = self.world, self.providers[index]
-        slow = world.slow[index] / (LIE_FACTOR if provider.lying else 1)
-        speeds = (Speed(RESULT_PX, RESULT_PX, "fp16", max(1, int(STEP_US * slow)), int(FIXED_US * slow)),)
+        side_px, lie = world.result_px, LIE_FACTOR if provider.lying else 1
+        step_us, fixed_us = max(1, int(world.step_us(index) / lie)), int(world.fixed_us(index) / lie)
+        speeds = (Speed(side_px, side_px, "fp16", step_us, fixed_us),)
         models = tuple(
             OfferedModel(
                 id=self.model_ids[model],
                 name=f"model {model}",
                 family="sd",
                 state="resident" if model in provider.warm or provider.lying else "disk",
-                native=(RESULT_PX, RESULT_PX),
+                native=(side_px, side_px),
                 load_us=world.cold_us[index][model],
                 speeds=speeds,
             )
@@ -180,6 +183,7 @@ class _Requester:
         self.swarm = swarm
         self.directory = Directory(f"requester {index}")
         self.connected: set[str] = set()
+        self._ahead: dict[str, tuple[int, int]] = {}  # streams opened ahead: usable from, until
         self._active_until_us = -1
         self._turn = 0
         world = swarm.world
@@ -203,7 +207,21 @@ class _Requester:
 
     def on_disconnected(self, peer: str) -> None:
         self.connected.discard(peer)
+        self._ahead.pop(peer, None)
         self.directory.on_disconnected(peer)
+
+    def stream_us(self, peer: str, rtt_us: int) -> int:
+        """When a stream to a connected peer can carry an offer: one opened ahead, or one that is opened now."""
+        now_us = self.swarm.clock.now_us
+        from_us, until_us = self._ahead.pop(peer, (0, 0))
+        return max(now_us, from_us) if now_us < until_us else now_us + STREAM_ROUND_TRIPS * rtt_us
+
+    def open_ahead(self, peer: str, rtt_us: int) -> None:
+        """It is in use: a stream to it should be ready when the next one is needed."""
+        now_us = self.swarm.clock.now_us
+        if now_us >= self._ahead.get(peer, (0, 0))[1]:
+            from_us = now_us + STREAM_ROUND_TRIPS * rtt_us
+            self._ahead[peer] = from_us, from_us + UNUSED_AFTER_US
 
     def stay_active(self) -> None:
         """It is about to ask: live state should be fresh for a while."""
@@ -351,10 +369,15 @@ class _Errand:
             sent_us += CONNECT_ROUND_TRIPS * rtt_us
             swarm.costs.messages["dial"] += 2 * CONNECT_ROUND_TRIPS
             swarm.clock.at(sent_us, self.requester.on_connected, peer)
+        else:
+            sent_us = self.requester.stream_us(peer, rtt_us)
         swarm.costs.messages["offer"] += 1
         attempt.heard_us = sent_us
         swarm.clock.at(
-            sent_us + rtt_us // 2, self._at_provider, attempt, None if forced else choice.max_wait_us
+            sent_us + rtt_us // 2 + swarm.world.offer_us,
+            self._at_provider,
+            attempt,
+            None if forced else choice.max_wait_us,
         )
         known = directory.rtt(peer)
         patience_us = ACCEPT_WITHIN_US + (known.min_us + known.jitter_us if known else 0)
@@ -392,9 +415,11 @@ class _Errand:
         swarm.costs.messages["result"] += 1
         sent_us = swarm.clock.now_us
         self._tell(attempt, self._on_result)
-        # One more round trip for a window that begins small, and the bytes on the provider's uplink.
-        upload_us = int(RESULT_BYTES * 1e6 / swarm.world.upload_bytes_per_s[attempt.provider])
-        at_us = attempt.heard_us + self._round_trip_us(attempt) + upload_us
+        # Round trips while TCP's window grows, and the bytes on the provider's uplink.
+        world = swarm.world
+        growing_us = sum(self._round_trip_us(attempt) for _ in range(world.growing_round_trips))
+        upload_us = int(world.result_bytes * 1e6 / world.upload_bytes_per_s[attempt.provider])
+        at_us = attempt.heard_us + growing_us + upload_us
         attempt.heard_us = at_us
         swarm.clock.at(at_us, self._on_receipt, attempt, sent_us)
 
@@ -432,6 +457,7 @@ class _Errand:
         self.swarm.clock.at(by_us, self._no_start, attempt)
         self._carry_out(self.job.on_accepted())
         attempt.accepted = True
+        self.requester.open_ahead(peer, self._round_trip_us(attempt))
 
     def _on_start(self, attempt: Attempt) -> None:
         attempt.start_heard = True
@@ -447,14 +473,17 @@ class _Errand:
         swarm.costs.messages["receipt"] += 1
         swarm.costs.messages["settled"] += 1
         peer = swarm.names[attempt.provider]
-        slow = swarm.world.slow[attempt.provider] * attempt.slip
+        world, slip = swarm.world, attempt.slip
         speeds.on_render(
-            peer, self.statement, step_us=max(1, int(STEP_US * slow)), fixed_us=int(FIXED_US * slow)
+            peer,
+            self.statement,
+            step_us=max(1, int(world.step_us(attempt.provider) * slip)),
+            fixed_us=int(world.fixed_us(attempt.provider) * slip),
         )
         rtt = self.requester.directory.rtt(peer)
         if rtt is not None:
             moved_us = swarm.clock.now_us - sent_us
-            speeds.on_transfer(peer, RESULT_BYTES, moved_us, rtt_us=rtt.min_us)
+            speeds.on_transfer(peer, world.result_bytes, moved_us, rtt_us=rtt.min_us)
         self._carry_out(self.job.on_checked())
 
     def _no_accept(self, attempt: Attempt) -> None:

@@ -11,7 +11,7 @@ from protocol.wire.statement import Statement
 
 from .clock import Clock
 from .costs import Costs
-from .world import FIXED_US, RESULT_PX, STEP_US, World
+from .world import World
 
 FORGET_EVERY = 256  # finished tasks
 LIE_FACTOR = 10
@@ -224,7 +224,7 @@ class Provider:
         self._clock.at(now_us + run_us, self._finish, attempt)
 
     def _step_us(self, attempt: Attempt) -> int:
-        return max(1, int(STEP_US * self._world.slow[self.index] * attempt.slip))
+        return max(1, int(self._world.step_us(self.index) * attempt.slip))
 
     def _stepped(self, attempt: Attempt, step_us: int) -> None:
         """One step shows how long the others will take."""
@@ -288,12 +288,14 @@ class LearningProvider(Provider):
         self._on_capabilities = on_capabilities
         self._book = SpeedBook()
         self._finished = 0
-        slow = world.slow[index]
         for model, identity in enumerate(model_ids):
             if world.capable[index, model]:  # it has rendered before
                 self._book.on_load("", identity, world.cold_us[index][model])
                 self._book.on_render(
-                    "", _sample(identity), step_us=int(STEP_US * slow), fixed_us=int(FIXED_US * slow)
+                    "",
+                    statement_of(identity, 1, world.result_px),
+                    step_us=int(world.step_us(index)),
+                    fixed_us=int(world.fixed_us(index)),
                 )
 
     def expected_us(self, attempt: Attempt) -> tuple[int, int]:
@@ -308,26 +310,20 @@ class LearningProvider(Provider):
 
     def on_rendered(self, attempt: Attempt) -> None:
         assert attempt.statement is not None
-        slow = self._world.slow[self.index] * attempt.slip
-        self._book.on_render(
-            "", attempt.statement, step_us=self._step_us(attempt), fixed_us=int(FIXED_US * slow)
-        )
+        fixed_us = int(self._world.fixed_us(self.index) * attempt.slip)
+        self._book.on_render("", attempt.statement, step_us=self._step_us(attempt), fixed_us=fixed_us)
         self._finished += 1
         if isinstance(self.line, Queue) and self._finished % FORGET_EVERY == 0:
             self.line.released(self._clock.now_us)
 
 
-def _sample(model: bytes) -> Statement:
-    return statement_of(model, 1)
-
-
-def statement_of(model: bytes, steps: int) -> Statement:
+def statement_of(model: bytes, steps: int, side_px: int) -> Statement:
     """What a request of the world asks for."""
     return Statement(
         model=model,
         prompt="",
-        width=RESULT_PX,
-        height=RESULT_PX,
+        width=side_px,
+        height=side_px,
         steps=steps,
         guidance_millionths=0,
         sampler="euler",

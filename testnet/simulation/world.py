@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.policy.prediction import PNG_BYTES_PER_TEN_PIXELS
+from protocol.policy.prediction import PNG_BYTES_PER_TEN_PIXELS, TCP_WINDOW_BYTES
 
 from ..rtt_matrix import RttMatrix
 
@@ -108,6 +108,10 @@ class World:
     def __init__(self, config: WorldConfig, matrix: RttMatrix, seed: int) -> None:
         self.config = config
         self.seed = seed
+        self.result_px = RESULT_PX  # a side
+        self.offer_us = (
+            0  # of work on an offer, at both ends, before its provider has it: nothing beside the way
+        )
         dice = [np.random.default_rng([seed, part]) for part in range(6)]
         self._place(matrix, dice[0])
         self._equip(dice[1])
@@ -119,9 +123,26 @@ class World:
         """The requesters that know this provider."""
         return self._known_by[provider]
 
+    @property
+    def result_bytes(self) -> int:
+        return self.result_px**2 * PNG_BYTES_PER_TEN_PIXELS // 10
+
+    @property
+    def growing_round_trips(self) -> int:
+        """In which TCP's window grows to what a picture is."""
+        return (-(-self.result_bytes // TCP_WINDOW_BYTES)).bit_length() - 1
+
+    def step_us(self, provider: int) -> float:
+        """At the mean."""
+        return STEP_US * self.slow[provider]
+
+    def fixed_us(self, provider: int) -> float:
+        """What of a warm render is not steps, at the mean."""
+        return FIXED_US * self.slow[provider]
+
     def run_us(self, provider: int, steps: int) -> float:
         """At the mean, warm."""
-        return self.slow[provider] * (FIXED_US + STEP_US * steps)
+        return self.fixed_us(provider) + self.step_us(provider) * steps
 
     def round_trip_us(self, requester: int, provider: int, dice: Random) -> int:
         """One round trip as it might go."""
@@ -141,11 +162,8 @@ class World:
         return self._ratio[at + int(dice.random() * self._slices)]
 
     def _place(self, matrix: RttMatrix, dice: np.random.Generator) -> None:
-        peers, requesters = self.config.peers, self.config.requesters
-        if peers + requesters > matrix.places:  # several peers in one place
-            places = np.resize(dice.permutation(matrix.places), peers + requesters)
-        else:
-            places = dice.permutation(matrix.places)[: peers + requesters]
+        peers = self.config.peers
+        places = self._places(matrix, dice)
         there, here = places[:peers], places[peers:]
         median = np.maximum(matrix.median_us, 300)
         between = median[np.ix_(here, there)]
@@ -161,6 +179,14 @@ class World:
         hub = int(np.argmin(np.median(matrix.median_us, axis=1)))
         self.broker_to_requester_us: NDArray[np.int64] = median[here, hub]
         self.broker_to_provider_us: NDArray[np.int64] = median[hub, there]
+
+    def _places(self, matrix: RttMatrix, dice: np.random.Generator) -> NDArray[np.int64]:
+        """Where the providers are, then the requesters."""
+        hosts = self.config.peers + self.config.requesters
+        order = dice.permutation(matrix.places)
+        return (
+            np.resize(order, hosts) if hosts > matrix.places else order[:hosts]
+        )  # several peers in one place
 
     def _equip(self, dice: np.random.Generator) -> None:
         config = self.config
