@@ -1,8 +1,8 @@
 """The world of a scenario, in virtual time: its places, its peers' stated step times, its very jobs.
 
 What no scenario states was measured where neither distance nor contention plays a part: medians of 20 pictures of
-64 x 64 that one peer drew for another on the emulated LAN (steps of 100 ms, one picture every 1.7 s) on two cores at a
-load average of 3, by the spans of their timelines.  Another machine has others.
+64 x 64 that one peer drew for another on the emulated LAN (8 steps of 100 ms, one picture every 1.7 s) on two cores at
+a load average of 5 to 6, by the spans of their timelines.  Another machine has others.
 """
 
 from random import Random
@@ -15,10 +15,10 @@ from ..scenario import SIZE_PX, BadScenario, Scenario
 from .run import PRODUCT, run_to_ledger
 from .world import Requests, World, WorldConfig
 
-ASK_US = 81_500  # submit, plan, dial: mostly the start of the command's own process
-OFFER_US = 4_000  # offer and wait, beside the way: signed, written, read, checked, taken up
-FIXED_US = 20_000  # handoff, encode_prompt, noise, prepare, decode, encode_image, handback, sign
-RECEIVE_US = 14_500  # transfer beside the way, check, save, embed, deliver, write_file
+ASK_US = 19_500  # submit, plan, dial: mostly the start of the command's own process
+OFFER_US = 5_000  # offer and wait, beside the way: signed, written, read, checked, taken up
+FIXED_US = 23_500  # handoff, encode_prompt, noise, prepare, decode, encode_image, handback, sign
+RECEIVE_US = 16_500  # transfer beside the way, check, save, embed, deliver, write_file
 
 NO_LIMIT_BYTES_PER_S = 1e12  # of a line without one
 
