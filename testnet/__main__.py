@@ -21,6 +21,7 @@ from .scenario import BadScenario, Loaded, load, names
 from .swarm import MAX_PEERS, Swarm, SwarmConfig, SwarmError, swarm
 
 TOO_BUSY = 0.5  # of the steps kept their pace
+TOO_BUSY_TO_COMPARE = 0.95
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -190,6 +191,9 @@ async def agree(options: argparse.Namespace) -> int:
     compared = agreement.compare(agreement.real_ms(result.outcome), worlds)
     agrees = all(each.agrees for each in compared)
     drawn = f"{len(result.outcome.jobs)} pictures with real peers, as many in each of {len(worlds)} worlds"
+    if result.paced_on_time is not None and result.paced_on_time < TOO_BUSY_TO_COMPARE:
+        late = 1 - result.paced_on_time
+        drawn += f"; {late:.0%} of the real steps were late, so this compares with a busy machine, not with the network"
     print(f"{_told(result)}{agreement.table(compared)}\n  {drawn}", file=told, flush=True)
     if options.json:
         value = {
