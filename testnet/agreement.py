@@ -54,7 +54,7 @@ def real_ms(outcome: Outcome) -> list[float | None]:
 
 def simulated_ms(scenario: Scenario, seed: int) -> list[list[float | None]]:
     """Of WORLDS worlds; BadScenario for a scenario that only real peers can play."""
-    return [wall_ms(scenario, seed + number) for number in range(WORLDS)]
+    return [wall_ms(scenario, seed * WORLDS + number) for number in range(WORLDS)]
 
 
 def table(compared: Sequence[Compared]) -> str:
