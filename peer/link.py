@@ -35,7 +35,6 @@ ACTIVE_FOR_US = 60_000_000  # after this peer last asked for a picture
 LOST_AFTER_S = 10.0  # a ping without an answer: frozen, or gone without a word
 EPOCH_BITS = 40
 HELLO_WITHIN_S = 5.0
-MAX_UNANSWERED = 64
 
 
 class Session:

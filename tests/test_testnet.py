@@ -163,14 +163,18 @@ async def test_a_peer_that_does_not_start_is_named_with_its_last_words(tmp_path:
             pytest.fail("a peer without its model started")
 
 
-@pytest.mark.slow
-def test_peers_do_not_outlive_a_testnet_that_is_killed(tmp_path: Path) -> None:
-    testnet = subprocess.Popen(
-        [sys.executable, "-m", "testnet", "up", "--peers", "2", "--home", str(tmp_path), "--json"],
+def _two_peers(home: Path) -> subprocess.Popen[bytes]:
+    """A testnet of two, whose first line on stdout says that they are ready."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "testnet", "up", "--peers", "2", "--home", str(home), "--json"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
     )
-    with testnet:
+
+
+@pytest.mark.slow
+def test_peers_do_not_outlive_a_testnet_that_is_killed(tmp_path: Path) -> None:
+    with _two_peers(tmp_path) as testnet:
         assert testnet.stdout is not None
         told = json.loads(testnet.stdout.readline())
         pids = [peer["pid"] for peer in told["peers"]]
@@ -183,12 +187,7 @@ def test_peers_do_not_outlive_a_testnet_that_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_testnet_ends_with_its_peers_on_sigterm(tmp_path: Path) -> None:
-    testnet = subprocess.Popen(
-        [sys.executable, "-m", "testnet", "up", "--peers", "2", "--home", str(tmp_path), "--json"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
-    with testnet:
+    with _two_peers(tmp_path) as testnet:
         assert testnet.stdout is not None
         pids = [peer["pid"] for peer in json.loads(testnet.stdout.readline())["peers"]]
         testnet.terminate()

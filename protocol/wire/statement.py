@@ -16,7 +16,6 @@ SIDE_MULTIPLE_PX = 8  # every whitelisted autoencoder works in 8-px cells
 MAX_STEPS = 1000
 MAX_GUIDANCE_MILLIONTHS = 100_000_000
 MAX_ADAPTERS = 8
-MAX_INPUTS = 8
 SALT_BYTES = 16
 
 KINDS = frozenset({"txt2img"})  # reserved: img2img, inpaint, upscale
