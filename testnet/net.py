@@ -59,6 +59,7 @@ class Network:
         self._unread = b""
         self._asking = trio.Lock()
         self._paths: dict[tuple[int, int], Path] = {}
+        self._lines: dict[int, tuple[Line, Line]] = {}
 
     def address(self, host: int) -> str:
         return host_address(host)
@@ -70,6 +71,10 @@ class Network:
     def path(self, source: int, destination: int) -> Path:
         """As it is now."""
         return self._paths[source, destination]
+
+    def lines(self, host: int) -> tuple[Line, Line]:
+        """Up and down, as they are now."""
+        return self._lines[host]
 
     async def change(
         self,
@@ -83,6 +88,7 @@ class Network:
         }
         answer = await self._ask(message)
         self._paths.update(paths)
+        self._lines.update(lines or {})
         return answer
 
     async def partition(self, groups: Sequence[Collection[int]]) -> None:
@@ -103,12 +109,14 @@ class Network:
         self,
         hosts: Collection[int],
         *,
+        to: Collection[int] = (),
         more_delay_us: int = 0,
         loss_millionths: int | None = None,
         up: Line | None = None,
         down: Line | None = None,
     ) -> None:
-        """Every path to and from these hosts, and their lines, until `heal`."""
+        """Every path between these hosts and those of `to` (none: all), and their lines, worse than now until `heal`."""
+        others = to or range(len(self.places))
         paths = {
             pair: replace(
                 path,
@@ -116,10 +124,9 @@ class Network:
                 loss_millionths=path.loss_millionths if loss_millionths is None else loss_millionths,
             )
             for pair, path in self._paths.items()
-            if pair[0] in hosts or pair[1] in hosts
+            if (pair[0] in hosts and pair[1] in others) or (pair[1] in hosts and pair[0] in others)
         }
-        places = {host: self.topology.place(self.places[host]) for host in hosts}
-        lines = {host: (up or place.up, down or place.down) for host, place in places.items()}
+        lines = {host: (up or self._lines[host][0], down or self._lines[host][1]) for host in hosts}
         await self.change(paths, lines)
 
     async def statistics(self) -> dict[str, Any]:

@@ -382,6 +382,7 @@ class _Run:
             case stated.Degrade() if network:
                 await network.degrade(
                     [self._peers[name].index for name in peers],
+                    to=[self._peers[name].index for name in action.to],
                     more_delay_us=action.more_delay_ms * 1000,
                     loss_millionths=action.loss_millionths,
                     up=action.up,
@@ -420,8 +421,8 @@ def _named(action: stated.Action) -> tuple[str, ...]:
     match action:
         case stated.Partition(groups):
             return tuple(name for group in groups for name in group)
-        case stated.Degrade(peers):
-            return peers
+        case stated.Degrade():
+            return action.peers
         case stated.Heal():
             return ()
         case _:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .link import Line
+from .link import MAX_DELAY_US, MILLION, Line
 from .outcome import Expect
 from .rtt_matrix import BadMatrix
 from .topology import Topology
@@ -121,9 +121,13 @@ class Heal:
 
 @dataclass(frozen=True)
 class Degrade:
-    """The links of these peers, until Heal."""
+    """The links of these peers, or only those `to` some others, get worse until Heal; a second one comes on top.
+
+    `more_delay_ms` is added to each way.  `up` and `down` are a peer's own lines, which all of its links share.
+    """
 
     peers: tuple[str, ...]
+    to: tuple[str, ...] = ()
     more_delay_ms: int = 0
     loss_millionths: int | None = None
     up: Line | None = None
@@ -209,6 +213,7 @@ class Scenario:
                 raise BadScenario(f"A job goes via the broker ({job.via}), and there is none.")
         for event in self.events:
             self._check_event(event)
+        self._check_delays()
         if not self.expects:
             raise BadScenario("A scenario expects something: otherwise it cannot fail.")
 
@@ -243,8 +248,9 @@ class Scenario:
         match action:
             case Partition(groups):
                 named = [name for group in groups for name in group]
-            case Degrade(peers):
-                named = list(peers)
+            case Degrade():
+                named = [*action.peers, *action.to]
+                _check_degrade(action)
             case Heal():
                 named = []
             case _:
@@ -260,6 +266,34 @@ class Scenario:
             for peer in self.peers:
                 if peer.name == action.peer and peer.step_ms is None:
                     raise BadScenario(f"Peer {peer.name} is slowed down, but has no step_ms to begin with.")
+
+    def _check_delays(self) -> None:
+        """Degrades come on top of each other: none may make a way longer than a path can be."""
+        more_us = sum(
+            event.action.more_delay_ms * 1000 for event in self.events if isinstance(event.action, Degrade)
+        )
+        places = {peer.at for peer in self.peers}
+        longest_us = max(self.topology.path(a, b).delay_us for a in places for b in places)
+        if more_us and longest_us + more_us > MAX_DELAY_US:
+            raise BadScenario(
+                f"A way of {longest_us / 1e6:g} s is made {more_us / 1e6:g} s longer; "
+                f"{MAX_DELAY_US / 1e6:g} s is the most."
+            )
+
+
+def _check_degrade(action: Degrade) -> None:
+    if not action.peers:
+        raise BadScenario("A Degrade names the peers whose links get worse.")
+    if action.more_delay_ms < 0:
+        raise BadScenario(f"A Degrade makes ways longer by {action.more_delay_ms} ms: they get worse by it.")
+    loss = action.loss_millionths
+    if loss is not None and not 0 <= loss <= MILLION:
+        raise BadScenario(f"A Degrade loses 0 to {MILLION} millionths of the packets, not {loss}.")
+    narrows = action.up is not None or action.down is not None
+    if not (action.more_delay_ms or narrows or loss is not None):
+        raise BadScenario("A Degrade makes something worse: delay, loss, or a line.")
+    if action.to and narrows:
+        raise BadScenario("A line is shared by all links of its peer: a Degrade `to` some others leaves it.")
 
 
 def _check_step(step_ms: int) -> None:

@@ -11,9 +11,10 @@ from testnet import topology
 from testnet.agreement import compare, table
 from testnet.link import Line
 from testnet.outcome import Expect, done
-from testnet.scenario import BadScenario, Job, Kill, Scenario, at, load
+from testnet.scenario import BadScenario, Degrade, Heal, Job, Kill, Scenario, at, load, once_drawing
 from testnet.scenario import client as asker
 from testnet.scenario import provider as gpu
+from testnet.simulation.run import PRODUCT, run_to_ledger
 from testnet.simulation.stated import ASK_US, FIXED_US, OFFER_US, RECEIVE_US, StatedWorld, wall_ms
 from testnet.swarm import ROOT
 
@@ -74,6 +75,28 @@ def test_jitter_only_lengthens_a_way():
     assert len(set(times)) == 20
 
 
+def test_links_get_worse_while_it_runs_and_heal():
+    """A way that is longer, a line that is narrower; of the others, nothing changes."""
+    peers = (gpu("gpu", "there", 100), asker("a", "there"), asker("b", "there"))
+    jobs = [Job(name, at_s) for at_s in (0.0, 10.0, 20.0, 30.0) for name in ("a", "b")]
+    calm = stated(*(replace(job, at_s=job.at_s + 5 * (job.by == "b")) for job in jobs), peers=peers)
+    longer = at(9.0, Degrade(("gpu",), to=("a",), more_delay_ms=50))
+    narrower = at(19.0, Degrade(("gpu",), up=Line(1_000_000)))
+    events = (longer, narrower, at(29.0, Heal()))
+    before, after = wall_ms(calm, seed=1), wall_ms(replace(calm, events=events), seed=1)
+    upload_ms = StatedWorld(calm, seed=1).result_bytes * 8 / 1000
+    added = [round(worse - ms, 3) for worse, ms in zip(after, before, strict=True)]
+    assert added == pytest.approx([0, 0, 100, 0, 100 + upload_ms, upload_ms, 0, 0])
+
+
+def test_a_worse_way_is_noticed_in_virtual_time():
+    scenario = load("degraded_link", 1).scenario
+    ledger, _ = run_to_ledger(StatedWorld(scenario, seed=1), PRODUCT)
+    drawers = [scenario.peers[index].name for index in ledger.chosen]
+    assert set(drawers[:3]) == {"near"}
+    assert drawers[6:].count("far") >= 4
+
+
 def test_a_run_is_a_function_of_its_seed():
     scenario = load("agreement", 1).scenario
     assert len(scenario.peers) == 12
@@ -88,6 +111,9 @@ def test_a_run_is_a_function_of_its_seed():
     ("changes", "sentence"),
     [
         ({"events": (at(1.0, Kill("gpu")),)}, "It has events"),
+        ({"events": (at(1.0, Degrade(("gpu",), loss_millionths=9)),)}, "It has events"),
+        ({"events": (at(1.0, Degrade(("a",), up=Line(10**6))),)}, "It has events"),
+        ({"events": (once_drawing(0, Degrade(("gpu",), more_delay_ms=9)),)}, "It has events"),
         ({"jobs": ()}, "It has no job"),
         ({"jobs": (Job("a", size_px=128),)}, "not 64 px"),
         ({"jobs": (Job("gpu"),)}, "a provider that asks"),

@@ -169,6 +169,22 @@ async def test_links_change_while_a_connection_lives(tmp_path: Path) -> None:
             assert 61 <= statistics.median(await round_trips_ms(*pair, 5)) < 70
 
 
+async def test_a_second_degrade_comes_on_top_and_may_be_of_some_links_only(tmp_path: Path) -> None:
+    async with net.open_network(topology.uniform(2_000), ["there"] * 3, folder=tmp_path) as network:
+        line = Line(1_000_000)
+        await network.degrade([0], more_delay_us=1_000, up=line)
+        await network.degrade([0], to=[2], more_delay_us=5_000, loss_millionths=7)
+        seen = {pair: network.path(*pair) for pair in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2)]}
+        assert {pair: path.delay_us for pair, path in seen.items()} == {
+            (0, 1): 2_000, (1, 0): 2_000, (0, 2): 7_000, (2, 0): 7_000, (1, 2): 1_000,
+        }  # fmt: skip
+        assert {pair for pair, path in seen.items() if path.loss_millionths == 7} == {(0, 2), (2, 0)}
+        assert network.lines(0) == (line, Line())
+        await network.heal()
+        assert network.path(2, 0).delay_us == 1_000
+        assert network.lines(0) == (Line(), Line())
+
+
 async def test_the_record_tells_of_every_packet_when_it_went_and_came(tmp_path: Path) -> None:
     async with net.open_network(topology.uniform(20_000), ["there"] * 2, folder=tmp_path) as network:
         before_ns = time.monotonic_ns()

@@ -14,6 +14,7 @@ import pytest
 from peer.picture import verify_file
 from testnet import packets, processes, run_folder, scenario, topology, witness
 from testnet.broker import Queue
+from testnet.link import Line
 from testnet.outcome import (
     Drawn,
     Expect,
@@ -32,7 +33,7 @@ from testnet.outcome import (
     unaccounted_share,
 )
 from testnet.packets import Packet
-from testnet.scenario import ACTIVE, BadScenario, Event, Heal, Job, Kill, Scenario, Slow, at, churn
+from testnet.scenario import ACTIVE, BadScenario, Degrade, Event, Heal, Job, Kill, Scenario, Slow, at, churn
 from testnet.scenario import client as asker
 from testnet.scenario import provider as gpu
 from testnet.swarm import ROOT
@@ -83,6 +84,14 @@ def test_the_shortest_scenario_takes_twenty_lines() -> None:
         ({"events": (at(1, Kill(ACTIVE)),)}, "says which job"),
         ({"events": (at(1, Slow("b", 90)),)}, "has no step_ms"),
         ({"events": (Event(Heal(), drawing=4),)}, "waits for job 4; there are 1 jobs"),
+        ({"events": (at(1, Degrade(("c",), more_delay_ms=9)),)}, "no peer 'c', which an event names"),
+        ({"events": (at(1, Degrade(("a",), to=("c",), more_delay_ms=9)),)}, "no peer 'c'"),
+        ({"events": (at(1, Degrade((), more_delay_ms=9)),)}, "names the peers"),
+        ({"events": (at(1, Degrade(("a",))),)}, "makes something worse"),
+        ({"events": (at(1, Degrade(("a",), more_delay_ms=-1)),)}, "longer by -1 ms"),
+        ({"events": (at(1, Degrade(("a",), more_delay_ms=20_000)),) * 2}, "40 s longer; 30 s is the most"),
+        ({"events": (at(1, Degrade(("a",), loss_millionths=2_000_000)),)}, "0 to 1000000 millionths"),
+        ({"events": (at(1, Degrade(("a",), to=("b",), up=Line(9))),)}, "shared by all links"),
         ({"expects": ()}, "expects something"),
     ],
 )

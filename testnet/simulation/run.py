@@ -58,6 +58,8 @@ def run_to_ledger(
             on_progress(min(1.0, clock.now_us / max(1, requests.at_us[-1])))
             clock.at(clock.now_us + TOLD_EVERY_US, tell)
 
+    for at_us, change in world.changes:
+        clock.at(at_us, change)
     clock.at(requests.at_us[0], ask, 0)
     tell()
     clock.run(lambda: ledger.left == 0, requests.at_us[-1] + PATIENCE_US)

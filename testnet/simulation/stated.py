@@ -5,13 +5,16 @@ What no scenario states was measured where neither distance nor contention plays
 a load average of 5 to 6, by the spans of their timelines.  Another machine has others.
 """
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..link import Line
 from ..rtt_matrix import LEAST_RTT_US, RttMatrix
-from ..scenario import SIZE_PX, BadScenario, Scenario
+from ..scenario import SIZE_PX, BadScenario, Degrade, Event, Heal, Scenario
 from .run import PRODUCT, run_to_ledger
 from .world import Requests, World, WorldConfig
 
@@ -46,6 +49,8 @@ class StatedWorld(World):
         super().__init__(config, self._matrix(), seed)
         self.result_px = SIZE_PX
         self.offer_us = OFFER_US
+        self._heal()
+        self.changes = [(int(event.at_s * 1e6), self._change(event)) for event in scenario.events]
 
     def step_us(self, provider: int) -> float:
         step_ms = self.providers[provider].step_ms
@@ -61,7 +66,22 @@ class StatedWorld(World):
         topology, us = self.scenario.topology, 0.0
         for path in (topology.path(here, there), topology.path(there, here)):
             us += path.delay_us + (abs(dice.gauss(0.0, path.jitter_us)) if path.jitter_us else 0.0)
-        return max(int(us), LEAST_RTT_US)
+        return max(int(us), LEAST_RTT_US) + self._more_us[requester][provider]
+
+    def _change(self, event: Event) -> Callable[[], None]:
+        return partial(self._degrade, event.action) if isinstance(event.action, Degrade) else self._heal
+
+    def _heal(self) -> None:
+        self._more_us = [[0] * len(self.providers) for _ in self.askers]  # of a round trip
+        self._connect()
+
+    def _degrade(self, action: Degrade) -> None:
+        for provider, peer in enumerate(self.providers):
+            for requester, asker in enumerate(self.askers):
+                if _is_between(action, peer.name, asker.name) or _is_between(action, asker.name, peer.name):
+                    self._more_us[requester][provider] += 2 * action.more_delay_ms * 1000
+            if action.up is not None and peer.name in action.peers:
+                self.upload_bytes_per_s[provider] = _bytes_per_s(action.up)
 
     def _matrix(self) -> RttMatrix:
         """Of the hosts, providers first."""
@@ -76,12 +96,13 @@ class StatedWorld(World):
 
     def _equip(self, dice: np.random.Generator) -> None:
         super()._equip(dice)
-        topology = self.scenario.topology
         for index, peer in enumerate(self.providers):
-            rate = topology.place(peer.at).up.rate_bits_s
-            self.upload_bytes_per_s[index] = NO_LIMIT_BYTES_PER_S if rate is None else rate / 8
             self.warm_at_first[index] = [0] if peer.warm else []
         self.capable[:] = True
+
+    def _connect(self) -> None:
+        places = [self.scenario.topology.place(peer.at) for peer in self.providers]
+        self.upload_bytes_per_s = [_bytes_per_s(place.up) for place in places]
 
     def _ask(self, dice: np.random.Generator) -> Requests:
         number_of = {peer.name: index for index, peer in enumerate(self.askers)}
@@ -101,12 +122,37 @@ def wall_ms(scenario: Scenario, seed: int) -> list[float | None]:
     return [None if us < 0 else (ASK_US + int(us) + RECEIVE_US) / 1000 for us in ledger.latency_us.tolist()]
 
 
+def _is_between(action: Degrade, here: str, there: str) -> bool:
+    return here in action.peers and (not action.to or there in action.to)
+
+
+def _bytes_per_s(line: Line) -> float:
+    return NO_LIMIT_BYTES_PER_S if line.rate_bits_s is None else line.rate_bits_s / 8
+
+
+def _can_be_simulated(event: Event, providers: set[str]) -> bool:
+    """Ways that get longer and providers' lines up, at stated times; and their healing."""
+    action = event.action
+    if event.drawing is not None:
+        return False
+    if isinstance(action, Degrade):
+        return (
+            not action.loss_millionths
+            and action.down is None
+            and (action.up is None or providers >= {*action.peers})
+        )
+    return isinstance(action, Heal)
+
+
 def _check(scenario: Scenario) -> None:
+    providers = {peer.name for peer in scenario.peers if peer.provides}
     askers = {job.by for job in scenario.jobs}
     named = {path for peer in scenario.peers for path in peer.models}
     wrong = {
         "has no job": not scenario.jobs,
-        "has events": bool(scenario.events),
+        "has events (other than ways that get longer, providers' lines that get narrower, and Heal, at stated times)": any(
+            not _can_be_simulated(event, providers) for event in scenario.events
+        ),
         "has a broker": scenario.broker is not None,
         "names models": bool(named),
         f"asks for pictures that are not {SIZE_PX} px": any(job.size_px != SIZE_PX for job in scenario.jobs),

@@ -1,6 +1,7 @@
 """A world: where the peers are, how fast they are, what they hold, and what will be asked.  The same for every policy."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -112,6 +113,7 @@ class World:
         self.offer_us = (
             0  # of work on an offer, at both ends, before its provider has it: nothing beside the way
         )
+        self.changes: list[tuple[int, Callable[[], None]]] = []  # what becomes of it, and when, us
         dice = [np.random.default_rng([seed, part]) for part in range(6)]
         self._place(matrix, dice[0])
         self._equip(dice[1])
