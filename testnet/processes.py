@@ -21,11 +21,11 @@ RECORD = "testnet.json"
 
 
 class AlreadyUp(Exception):
-    """A testnet, process PID, is up in HOME: stop it first, or give this one another --home."""
+    """A testnet, process PID, is up in HOME: stop it first, or give this one another folder."""
 
     def __init__(self, home: Path, pid: int) -> None:
         super().__init__(
-            f"A testnet, process {pid}, is up in {home}: stop it first, or give this one another --home."
+            f"A testnet, process {pid}, is up in {home}: stop it first, or give this one another folder."
         )
 
 

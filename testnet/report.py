@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import journals, packets, processes, witness
+from .failed import NOT_DONE, WRONG_USAGE, failed
 from .outcome import Drawn, Happened, Judged, Outcome, Task, recovery_ms
 from .packets import BadRecord
 from .run import RESULT
@@ -72,20 +73,18 @@ def report(options: argparse.Namespace) -> int:
         runs = [run for folder in options.run for run in runs_in(folder)]
         parts = [gather(run) for run in runs] + [simulated(path) for path in options.simulation]
     except (CannotReport, BadRecord) as exc:
-        print(exc, file=sys.stderr)
-        return 2
+        return failed(str(exc), WRONG_USAGE, as_json=options.json)
     if not parts:
-        print(
-            "There is nothing to report: give folders of `run --out`, or files with --simulation.",
-            file=sys.stderr,
-        )
-        return 2
+        sentence = "There is nothing to report: give folders of `run --out`, or files with --simulation."
+        return failed(sentence, WRONG_USAGE, as_json=options.json)
     title = f"Latency report: {parts[0]['name']}" if len(parts) == 1 else "Latency report of the laboratory"
     document = {"format": FORMAT, "title": title, "parts": parts}
     words = ["--data", "-", "--output", str(options.output.expanduser().absolute())]
     drawn = _peer_report([*words, "--json"] if options.json else words, given=json.dumps(document))
-    print(drawn.stderr or drawn.stdout, end="", file=sys.stderr if drawn.returncode else sys.stdout)
-    return 1 if drawn.returncode else 0
+    if drawn.returncode != 0:
+        return failed(drawn.stderr.strip(), NOT_DONE, as_json=options.json)
+    print(drawn.stdout, end="")
+    return 0
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ DRAWING_WITHIN_S = 60.0
 WATCH_S = 0.02
 
 Tell = Callable[[str], None]
+OnClock = Callable[[float, int], None]  # seconds on the scenario's clock, jobs that have ended
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,16 @@ class Result:
         return {**asdict(self), "ok": self.ok}
 
 
-async def run(loaded: Loaded, *, seed: int, emulate: bool, out: Path | None, tell: Tell) -> Result:
-    """SwarmError, CannotEmulate, BadScenario, NotEmpty or AlreadyUp where it could not be run.  In the main thread.
+async def run(
+    loaded: Loaded,
+    *,
+    seed: int,
+    emulate: bool,
+    out: Path | None,
+    tell: Tell,
+    on_clock: OnClock,
+) -> Result:
+    """SwarmError, CannotEmulate, BadScenario, BadFolder or AlreadyUp where it could not be run.  In the main thread.
 
     With `out`, that folder keeps everything: the result, pictures, journals and the record of packets.
     """
@@ -74,7 +83,7 @@ async def run(loaded: Loaded, *, seed: int, emulate: bool, out: Path | None, tel
         tell(f"Removed {left}, which a run that was killed had left behind.")
     with run_folder(out) as folder:
         async with _network(loaded.scenario, seed, emulate, folder) as network:
-            return await _Run(loaded, seed, folder, network, tell).run()
+            return await _Run(loaded, seed, folder, network, tell, on_clock).run()
 
 
 @asynccontextmanager
@@ -93,8 +102,11 @@ async def _network(
 class _Run:
     """One run of one scenario."""
 
-    def __init__(self, loaded: Loaded, seed: int, folder: Path, network: Network | None, tell: Tell) -> None:
-        self._name = loaded.name
+    def __init__(
+        self, loaded: Loaded, seed: int, folder: Path, network: Network | None, tell: Tell, on_clock: OnClock
+    ) -> None:
+        self._loaded = loaded
+        self._on_clock = on_clock
         self._scenario = loaded.scenario
         self._seed = seed
         self._folder = folder
@@ -140,7 +152,7 @@ class _Run:
             slowed = {event.action.peer for event in scenario.events if isinstance(event.action, stated.Slow)}
             router = await self._network.statistics() if self._network else None
             result = Result(
-                scenario=self._name,
+                scenario=self._loaded.name,
                 about=scenario.about,
                 topology=scenario.topology.name,
                 seed=self._seed,
@@ -148,7 +160,7 @@ class _Run:
                 up_us=running.up_us,
                 started_us=self._started_us,
                 outcome=outcome,
-                judged=judge(scenario.expects, outcome),
+                judged=self._judged(outcome),
                 router=router,
                 hosts=tuple(self._peers),
                 load_average=(load_before, os.getloadavg()[0]),
@@ -157,6 +169,11 @@ class _Run:
             )
         (self._folder / RESULT).write_text(json.dumps(result.to_value()))
         return result
+
+    def _judged(self, outcome: Outcome) -> tuple[Judged, ...]:
+        """A measure may be anybody's function: BadScenario where it fails."""
+        with self._loaded.blamed("A measure failed"):
+            return judge(self._scenario.expects, outcome)
 
     # before the clock starts
 
@@ -234,6 +251,7 @@ class _Run:
                     self._on_entry(name, entry)
                 if name not in self._dead:
                     self._peers[name].check_running()
+            self._on_clock(self._clock_s(), len(self._drawn))
             await trio.sleep(WATCH_S)
 
     def _on_entry(self, name: str, entry: dict[str, Any]) -> None:

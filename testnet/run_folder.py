@@ -12,20 +12,28 @@ from . import processes
 PEERS = "peers"  # the swarm's own folder in it
 
 
-class NotEmpty(Exception):
-    """A run wants a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} is not empty: a run wants a folder of its own.")
+class BadFolder(Exception):
+    """What a run was told to keep everything in cannot be its folder: why."""
 
 
 def runs_folder() -> Path:
-    """Where runs live that nobody named a folder for."""
+    """Where testnets live that nobody named a folder for."""
     return Path(tempfile.gettempdir()) / f"nearlight-testnet-{os.getuid()}"
 
 
+def temporary_folder() -> Path:
+    """A new one in `runs_folder`, with our mark in it."""
+    runs_folder().mkdir(mode=0o700, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=runs_folder()))
+    processes.record(folder, [])
+    return folder
+
+
 def remove_leftovers() -> list[Path]:
-    """Ends and removes what runs that were killed have left in `runs_folder`; nothing of those that are alive."""
+    """Ends and removes what testnets that were killed have left in `runs_folder`; nothing of those that are alive.
+
+    Nor what one that failed has kept there for a person to look at: it has no mark any more.
+    """
     removed = []
     folder = runs_folder()
     if not folder.is_dir() or folder.stat().st_uid != os.getuid():
@@ -33,38 +41,43 @@ def remove_leftovers() -> list[Path]:
     for left in sorted(folder.iterdir()):
         try:
             if not (left / processes.RECORD).exists():
-                continue  # it is just being made
+                continue
             processes.sweep(left)
             processes.sweep(left / PEERS)
         except processes.AlreadyUp:
             continue
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)  # another one that just starts may be at it too
         removed.append(left)
     return removed
 
 
 @contextmanager
 def run_folder(out: Path | None) -> Iterator[Path]:
-    """`out`, which keeps everything; or, without one, a folder that goes with the run.  NotEmpty, AlreadyUp."""
-    folder = _made(out)
+    """`out`, which keeps everything; or, without one, a folder that goes with the run, unless its peers failed.
+
+    BadFolder, AlreadyUp.
+    """
+    folder = temporary_folder() if out is None else _marked(out)
+    keep = out is not None
     try:
         yield folder
+    except Exception:  # not a cancellation
+        keep = keep or (folder / PEERS).exists()
+        raise
     finally:
         processes.forget(folder)
-        if out is None:
+        if not keep:
             shutil.rmtree(folder)
 
 
-def _made(out: Path | None) -> Path:
-    """The folder of a run, with our mark in it."""
-    if out is None:
-        runs_folder().mkdir(mode=0o700, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=runs_folder()))
-    else:
-        folder = out.resolve()
+def _marked(out: Path) -> Path:
+    folder = out.expanduser().absolute()
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         processes.sweep(folder)
         if any(folder.iterdir()):
-            raise NotEmpty(folder)
-    processes.record(folder, [])
+            raise BadFolder(f"{folder} is not empty: a run wants a folder of its own.")
+        processes.record(folder, [])
+    except OSError as exc:
+        raise BadFolder(f"{folder} cannot be the folder of a run: {exc.strerror}.") from exc
     return folder

@@ -6,7 +6,9 @@ project are in `scenarios/`; the shortest of them is the example to start from.
 
 import random
 import runpy
-from collections.abc import Collection
+import traceback
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -218,6 +220,12 @@ class Scenario:
             raise BadScenario("A scenario expects something: otherwise it cannot fail.")
 
     @property
+    def lasts_s(self) -> float:
+        """On its clock, but for what the last picture takes."""
+        at_s = [job.at_s for job in self.jobs] + [event.at_s for event in self.events]
+        return max(at_s, default=0.0) + self.settle_s
+
+    @property
     def needs_links(self) -> bool:
         """The broker too: its workers and askers share their peers' addresses."""
         return self.broker is not None or any(isinstance(event.action, LINK_ACTIONS) for event in self.events)
@@ -303,8 +311,16 @@ def _check_step(step_ms: int) -> None:
 
 @dataclass(frozen=True)
 class Loaded:
-    name: str
+    path: Path
     scenario: Scenario = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def blamed(self, what: str) -> AbstractContextManager[None]:
+        """As `_blamed`, for the scenario's file."""
+        return _blamed(self.path, what)
 
 
 def names() -> list[str]:
@@ -319,22 +335,28 @@ def load(name: str, seed: int) -> Loaded:
         raise BadScenario(
             f"There is no scenario {name!r}; there are {', '.join(names())}, or give a .py file."
         )
-    try:
+    with _blamed(path, "It is no scenario"):
         found = runpy.run_path(str(path))
         made = found["scenario"](seed) if "scenario" in found else found.get("SCENARIO")
-    except BadScenario as exc:
-        raise BadScenario(f"{path}: {exc}") from exc
-    except (
-        BadMatrix,
-        ValueError,
-        TypeError,
-        KeyError,
-        NameError,
-        SyntaxError,
-        ImportError,
-        OSError,
-    ) as exc:
-        raise BadScenario(f"{path} is no scenario: {type(exc).__name__}: {exc}") from exc
     if not isinstance(made, Scenario):
         raise BadScenario(f"{path} has neither a SCENARIO nor a function scenario(seed) that returns one.")
-    return Loaded(path.stem, made)
+    return Loaded(path, made)
+
+
+@contextmanager
+def _blamed(path: Path, what: str) -> Iterator[None]:
+    """Whatever the code of that file raises is a BadScenario, which says what and where."""
+    try:
+        yield
+    except (BadScenario, BadMatrix) as exc:
+        raise BadScenario(f"{path}: {exc}") from exc
+    except (Exception, SystemExit) as exc:
+        line = next(
+            (
+                f", line {frame.lineno}"
+                for frame in reversed(traceback.extract_tb(exc.__traceback__))
+                if frame.filename == str(path)
+            ),
+            "",
+        )
+        raise BadScenario(f"{path}{line}: {what}: {type(exc).__name__}: {exc}") from exc

@@ -15,6 +15,7 @@ import trio
 
 from . import journals, processes
 from .net import Network
+from .run_folder import temporary_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
@@ -232,10 +233,7 @@ async def swarm(config: SwarmConfig, network: Network | None = None) -> AsyncIte
 
     Peer i is host i of `network`; without one they are all on loopback.
     """
-    home = Path(tempfile.mkdtemp(prefix="nearlight-")) if config.home is None else config.home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    if left := processes.sweep(home):
-        config.on_progress(f"Ended {len(left)} processes that an earlier testnet in {home} had left behind.")
+    home = temporary_folder() if config.home is None else _swept(config.home.resolve(), config.on_progress)
     peers: list[Peer] = []
     failed = False
     started_s = trio.current_time()
@@ -253,6 +251,17 @@ async def swarm(config: SwarmConfig, network: Network | None = None) -> AsyncIte
             config.on_progress(f"What the peers wrote is kept in {home}.")
         elif config.home is None:
             shutil.rmtree(home)
+
+
+def _swept(home: Path, tell: Callable[[str], None]) -> Path:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        left = processes.sweep(home)
+    except OSError as exc:
+        raise SwarmError(f"{home} cannot be where peers live: {exc.strerror}.") from exc
+    if left:
+        tell(f"Ended {len(left)} processes that an earlier testnet in {home} had left behind.")
+    return home
 
 
 async def _start(config: SwarmConfig, home: Path, peers: list[Peer], network: Network | None) -> int:

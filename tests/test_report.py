@@ -616,7 +616,7 @@ def test_packets_are_control_unless_one_draws_for_the_other(run):
 
 def test_a_run_is_drawn_by_a_process(run, tmp_path, capsys):
     arguments = ["report", str(run), "-o", str(tmp_path / "lab.html"), "--json"]
-    from testnet.__main__ import parse
+    from testnet.command import parse
 
     assert gathering.report(parse(arguments)) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -1,5 +1,6 @@
 """Scenarios: what may be stated, how an outcome is measured and judged, and runs with real peers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -36,7 +37,7 @@ from testnet.packets import Packet
 from testnet.scenario import ACTIVE, BadScenario, Degrade, Event, Heal, Job, Kill, Scenario, Slow, at, churn
 from testnet.scenario import client as asker
 from testnet.scenario import provider as gpu
-from testnet.swarm import ROOT
+from testnet.swarm import ROOT, SwarmError
 
 from .test_net import can_emulate
 
@@ -108,6 +109,9 @@ def test_what_cannot_be_run_is_told_before_anything_starts(changes: dict, senten
         ("import nothing_of_this_name", "ModuleNotFoundError"),
         ("def scenario(seed):\n    return", "neither"),
         ("(", "SyntaxError"),
+        ("\nx = [][1]", "mine.py, line 2: .*IndexError"),
+        ("raise SystemExit(3)", "line 1: .*SystemExit: 3"),
+        ("def scenario():\n    return", "TypeError"),
     ],
 )
 def test_a_file_that_is_no_scenario_is_told(tmp_path: Path, text: str, sentence: str) -> None:
@@ -272,10 +276,59 @@ def test_a_bad_scenario_gets_a_sentence_and_exit_code_2() -> None:
         (["no-such-scenario"], "There is no scenario 'no-such-scenario'"),
         (["partition", "--loopback"], "plain loopback cannot"),
     ):
-        told = subprocess.run(run_command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False)
+        command = run_command(*arguments, "--json")
+        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert told.returncode == 2
         assert sentence in told.stderr
         assert "Traceback" not in told.stderr
+        value = json.loads(told.stdout.splitlines()[-1])
+        assert sentence in value["error"]
+        assert value["exit_code"] == 2
+
+
+def test_a_measure_that_fails_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from testnet import topology\n"
+        "from testnet.outcome import Expect\n"
+        "from testnet.scenario import Job, Scenario, client, provider\n"
+        "def measure(outcome):\n"
+        "    return outcome.no_such\n"
+        "SCENARIO = Scenario('Two.', topology.lan(), (provider('a', 'lan'), client('b', 'lan')), (Job('b'),),\n"
+        "    (Expect('something', measure, at_least=1),))\n"
+    )
+    loaded = scenario.load(str(path), seed=1)
+    with (
+        pytest.raises(BadScenario, match="line 5: A measure failed: AttributeError"),
+        loaded.blamed("A measure failed"),
+    ):
+        judge(loaded.scenario.expects, OUTCOME)
+
+
+def test_a_folder_that_cannot_keep_a_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out, sentence in ((tmp_path, "is not empty"), (tmp_path / "file" / "in", "cannot be the folder")):
+        with pytest.raises(run_folder.BadFolder, match=sentence), run_folder.run_folder(out):
+            pass
+
+
+def test_what_failed_peers_wrote_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "runs_folder", lambda: tmp_path / "runs")
+
+    def fail(*, peers: bool) -> Path:
+        made = []
+        with contextlib.suppress(SwarmError), run_folder.run_folder(None) as folder:
+            made.append(folder)
+            if peers:
+                (folder / run_folder.PEERS).mkdir()
+            raise SwarmError("It left.")
+        return made[0]
+
+    kept, gone = fail(peers=True), fail(peers=False)
+    assert kept.exists()
+    assert not gone.exists()
+    assert run_folder.remove_leftovers() == []
+    assert kept.exists()
 
 
 @pytest.mark.slow

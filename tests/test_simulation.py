@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testnet.__main__ import parse
+from testnet.command import parse
 from testnet.rtt_matrix import from_ms, sphere
 from testnet.simulation.command import simulate
 from testnet.simulation.outcome import ConservationError, Ledger

@@ -11,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from testnet import __main__ as command
-from testnet import demo, journals, processes
+from testnet import command, demo, journals, processes
 from testnet.swarm import ROOT, SwarmConfig, SwarmError, swarm
 
 READY_WITHIN_S = 90  # on two cores that train a model at the same time

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..failed import WRONG_USAGE, failed
 from ..rtt_matrix import BadMatrix, RttMatrix, load, sphere
 from .outcome import Result
 from .run import ORACLE, POLICIES, PRODUCT, run
@@ -92,8 +92,7 @@ def simulate(options: argparse.Namespace) -> int:
         matrix = load(options.rtt) if options.rtt else None
         summary = _compare(options, config, matrix)
     except (BadMatrix, BadWorld) as exc:
-        print(exc, file=sys.stderr)
-        return 2
+        return failed(str(exc), WRONG_USAGE, as_json=options.json)
     if options.json:
         print(json.dumps(summary, sort_keys=True), flush=True)
     else:
