@@ -33,7 +33,8 @@ class Attempt:
     offer: SignedOffer | None = None
     offered_in: Session | None = None  # whose clock and boot the offer is for
     result: Result | None = None
-    result_local_us: int = 0
+    result_local_us: int = 0  # when it was made, by the provider's word and the clocks' offset
+    left_us: int = 0  # when it left the provider's machine: as far as is known
     started_us: int | None = None  # START was heard
     ran_us: int | None = None  # from then until RESULT was heard
     unspanned_us: int = 0  # until then, spans say where its time went

@@ -6,9 +6,12 @@ the process, and what peers did beyond their limits.
 """
 
 import logging
+import socket
 import struct
-from collections import Counter
+import sys
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from operator import attrgetter
 from typing import Any
 
@@ -35,6 +38,8 @@ from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp import tcp
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
+from .clock import now_us, stamped_us
+
 PIECE_BYTES = (
     MAX_PLAINTEXT_LENGTH - yamux.HEADER_SIZE
 )  # the most one yamux frame in one noise message carries
@@ -45,9 +50,17 @@ NEGOTIATION_BYTES = 1024  # of one multistream message; a protocol id is a few d
 RESET_S = 1.0  # to tell the peer that a stream is dead; it also learns it from the connection's end
 STALLED_S = 20.0  # without credit, before a stream is given up; readers have deadlines of their own
 GO_AWAY_S = 0.25  # to say goodbye to a peer that may be frozen
+ARRIVALS = 64  # told apart in what one stream has not read; more would take more memory than the bytes
 SMALLEST_SIGNED_MESSAGE_BYTES = 128  # signature 64, author 38, sequence 8, field headers and topic
 
+_SO_TIMESTAMPNS = 35  # asm-generic/socket.h; also the type of its control message
+_STAMP = struct.Struct("@ll")  # struct timespec
+_STAMP_SPACE_BYTES = socket.CMSG_SPACE(_STAMP.size)
+
 isolated: Counter[str] = Counter()
+arrived_us: ContextVar[int] = ContextVar("arrived_us")  # what this task last read from a TCP stream
+left_us: ContextVar[int] = ContextVar("left_us")  # what this task last wrote to one
+YamuxStream.came = ()  # (bytes, when they arrived, us) of what was last read from it
 
 
 def apply() -> None:
@@ -111,6 +124,7 @@ def finish_cancelled_writes() -> None:
         self.finishing = False
 
     async def write(self: Any, data: bytes) -> None:
+        left_us.set(now_us())
         self.outbox += data
         if len(self.outbox) > OUTBOX_BYTES:
             await self.close()
@@ -126,6 +140,7 @@ def finish_cancelled_writes() -> None:
         async with self.write_lock:
             try:
                 while self.outbox:
+                    left_us.set(now_us())
                     sent = await self.stream.socket.send(self.outbox)
                     del self.outbox[:sent]
             except (OSError, trio.ClosedResourceError) as exc:
@@ -153,6 +168,7 @@ def keep_what_cancelled_reads_took() -> None:
 
     async def read(self: Any, n: int | None = -1) -> bytes:
         data: bytes = await self.conn.read_stream(self.stream_id, -1 if n is None else n)
+        self.came = _came(self, len(data))
         buffered = len(self.conn.stream_buffers.get(self.stream_id, b""))
         owed = self.target_recv_window - self.recv_window - buffered
         if owed >= self.target_recv_window // 2 and not self.conn.event_shutting_down.is_set():
@@ -167,6 +183,58 @@ def keep_what_cancelled_reads_took() -> None:
             return  # the connection is ending, and the next read says so
 
     YamuxStream.read = read
+
+
+def _came(stream: Any, size: int) -> list[tuple[int, int]]:
+    """(bytes, when they arrived, us) of the next `size` bytes of a yamux stream."""
+    came, arrivals = [], vars(stream).get("arrivals", ())
+    while size and arrivals:
+        frame_bytes, at_us = arrivals.popleft()
+        taken = min(size, frame_bytes)
+        if taken < frame_bytes:
+            arrivals.appendleft((frame_bytes - taken, at_us))
+        came.append((taken, at_us))
+        size -= taken
+    return came
+
+
+def tell_when_bytes_came() -> None:
+    """Nobody could know when bytes came: what they waited for a busy machine looked like the network's doing."""
+    initialise = TrioTCPStream.__init__
+    read_unstamped = TrioTCPStream.read
+
+    def __init__(self: Any, stream: trio.SocketStream) -> None:
+        initialise(self, stream)
+        self.came_us = now_us()
+        self.stamps = sys.platform == "linux"
+        if self.stamps:
+            stream.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+    async def read(self: Any, n: int | None = None) -> bytes:
+        if self.stamps and n:
+            data, at_us = await read_stamped(self, n)
+        else:
+            data, at_us = await read_unstamped(self, n), now_us()
+        self.came_us = max(self.came_us, at_us)  # in order, whatever becomes of the wall clock
+        arrived_us.set(self.came_us)
+        return data
+
+    async def read_stamped(self: Any, n: int) -> tuple[bytes, int]:
+        async with self.read_lock:
+            try:
+                data, told, _, _ = await self.stream.socket.recvmsg(n, _STAMP_SPACE_BYTES)
+            except trio.ClosedResourceError:
+                return b"", now_us()
+            except OSError as exc:
+                raise ConnectionClosedError(f"connection closed: {exc}", transport="tcp") from exc
+        for level, kind, stamp in told:
+            if (level, kind, len(stamp)) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS, _STAMP.size):
+                seconds, ns = _STAMP.unpack(stamp)
+                return data, stamped_us(seconds * 1_000_000_000 + ns)
+        return data, now_us()
+
+    TrioTCPStream.__init__ = __init__
+    TrioTCPStream.read = read
 
 
 def wake_waiting_writers() -> None:
@@ -278,7 +346,15 @@ def enforce_receive_window() -> None:
         if window < 0:
             isolated["WindowOverrun"] += 1
             raise WindowOverrun(f"{-window} bytes more than granted")
+        if window < getattr(self, "window_left", 0):
+            arrive(self, self.window_left - window)
         self.window_left = window
+
+    def arrive(self: Any, size: int) -> None:
+        arrivals: deque[tuple[int, int]] = vars(self).setdefault("arrivals", deque())
+        if len(arrivals) == ARRIVALS:
+            size += arrivals.pop()[0]
+        arrivals.append((size, arrived_us.get(now_us())))
 
     async def read_bounded_body(self: Any, length: int) -> bytes:
         if length > yamux.DEFAULT_WINDOW_SIZE:  # then some stream must have been granted that much
@@ -434,6 +510,7 @@ WORK_AROUNDS: tuple[Callable[[], None], ...] = (
     isolate_service_tasks,
     finish_cancelled_writes,
     keep_what_cancelled_reads_took,
+    tell_when_bytes_came,
     wake_waiting_writers,
     return_cancelled_slots,
     enforce_receive_window,

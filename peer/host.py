@@ -43,6 +43,7 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from . import hardening
 from .addresses import reachable_at
+from .clock import now_us
 from .hardening import PIECE_BYTES, RPC_BYTES
 from .inbound import InboundGate, InboundLimits
 from .network import (
@@ -87,11 +88,17 @@ class PeerStream(trio.abc.Stream):
 
     One task sends and one receives.  A cancelled send_all resets this stream, never its connection; a
     cancelled receive_some loses nothing.  A clean end does not prove that what came before is complete.
+
+    `heard_us` is when the last byte of what was last received came to this machine, `left_us` when the last byte of
+    what was last sent was handed to its system.
     """
 
     def __init__(self, net_stream: Any) -> None:
         self.peer: str = net_stream.muxed_conn.peer_id.to_base58()
         self._net = net_stream
+        self._unread = b""
+        self._came: deque[tuple[int, int]] = deque()  # (bytes, when they came) of what is unread
+        self.heard_us = self.left_us = now_us()
         self._sending = False
         self._closed = False
 
@@ -108,6 +115,7 @@ class PeerStream(trio.abc.Stream):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             await self._net.write(bytes(data))
+            self.left_us = hardening.left_us.get(now_us())
         except StreamError as exc:
             await self._give_up()
             raise StreamLost(f"the stream to {self.peer} was lost") from exc
@@ -128,11 +136,27 @@ class PeerStream(trio.abc.Stream):
             raise StreamLost(f"the stream to {self.peer} was lost") from exc
 
     async def receive_some(self, max_bytes: int | None = PIECE_BYTES) -> bytes:
-        """What has arrived, at most `max_bytes`; b"" when the peer has closed its side.  StreamLost."""
+        """What arrived together, at most `max_bytes`; b"" when the peer has closed its side.  StreamLost."""
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
+        at_most_bytes = PIECE_BYTES if max_bytes is None else max_bytes
+        if self._unread:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._unread = await self._read(at_most_bytes)
+            self._came.extend(self._net.muxed_stream.came)
+        if not self._unread:
+            return b""
+        together, self.heard_us = self._came.popleft() if self._came else (len(self._unread), now_us())
+        size = min(together, at_most_bytes)
+        if size < together:
+            self._came.appendleft((together - size, self.heard_us))
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data
+
+    async def _read(self, at_most_bytes: int) -> bytes:
         try:
-            data: bytes = await self._net.read(PIECE_BYTES if max_bytes is None else max_bytes)
+            data: bytes = await self._net.read(at_most_bytes)
         except StreamEOF as exc:
             muxed = self._net.muxed_stream
             if muxed.reset_received or muxed.conn.event_shutting_down.is_set():

@@ -1,6 +1,7 @@
 """What can be said about the network without loading libp2p: its configuration and its errors."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 PSK_BYTES = 32
 
@@ -25,6 +26,14 @@ class HostConfig:
         limits = (self.connections_before_handshake, self.connections_per_address, self.inbound_connections)
         if min(limits) < 1 or self.handshake_s <= 0:
             raise ValueError("limits of connections are at least 1, and the handshake takes time")
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A stream that knows when what it last received came to this machine, and when what it last sent left (us)."""
+
+    heard_us: int
+    left_us: int
 
 
 class HostError(Exception):

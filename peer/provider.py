@@ -242,16 +242,17 @@ class Provider:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(hear)
                     await self._tell(talk, session, task)
+                    left_us = None
                     if task.rendered is not None and not task.cancelled:
-                        await self._send_result(
-                            talk, session, task, offset, acks, heard
-                        )  # up to its last byte
+                        left_us = await self._send_result(talk, session, task, offset, acks, heard)
                     if task.failed is not None:
                         await talk.send(Failed(*task.failed, session.clock_us()))
                     else:
                         while task.receipt is None:
                             await task.changed.wait()
-                        await talk.send(ReceiptMessage(task.receipt.envelope.to_bytes(), session.clock_us()))
+                        receipt = task.receipt.envelope.to_bytes()
+                        left_us = None if left_us is None else session.clock_us(left_us)
+                        await talk.send(ReceiptMessage(receipt, session.clock_us(), left_us))
                         while acks and not acks[0].done and not settled.is_set():
                             await self._wait_ack(heard)
                         with trio.move_on_after(SETTLE_WITHIN_S):
@@ -290,11 +291,12 @@ class Provider:
         offset: int,
         acks: list[Sender],
         heard: Changed,
-    ) -> None:
+    ) -> int:
+        """Up to its last byte; when RESULT left this machine."""
         rendered = task.rendered
         assert rendered is not None
         spans = tuple((name, max(0, start - task.heard_us), us) for name, start, us in task.spans)
-        await talk.send(
+        left_us = await talk.send(
             Result(
                 codec=task.statement.codec,
                 width=rendered.width,
@@ -316,6 +318,7 @@ class Provider:
             start, size = piece
             offset = start + size
             await talk.send(Chunk(start, rendered.file[start:offset]))
+        return left_us
 
     async def _wait_ack(self, heard: Changed) -> None:
         with trio.move_on_after(ACK_WITHIN_US / 1e6) as quiet:

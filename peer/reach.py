@@ -31,10 +31,10 @@ class Line:
         """It was opened before it was needed, and may have ended since: nobody's fault.  (README section 9.6.)"""
         return self._opened is not None and self._opened.ahead
 
-    async def say(self, first: OfferMessage | Resume) -> None:
-        """The first word on the stream.  HungUp."""
+    async def say(self, first: OfferMessage | Resume) -> int:
+        """The first word on the stream: when it left, us.  HungUp."""
         try:
-            await self.talk.send(first)
+            return await self.talk.send(first)
         finally:
             self._spoke()
 

@@ -186,6 +186,12 @@ class _Run:
             critical=True,
         )
 
+    def _heard_span(self, name: str, start_us: int, heard_us: int, read_us: int) -> None:
+        """What ended with a message that came at `heard_us`; and how long that then waited here until it was read."""
+        self._span(name, start_us, heard_us)
+        if read_us > heard_us:
+            self._span("wake", heard_us, read_us)
+
     def _replan(self, excluded: frozenset[str]) -> list[JobAction]:
         began_us = now_us()
         candidates = self._r._directory.candidates(now_us(), own=not self._remote)
@@ -200,6 +206,7 @@ class _Run:
         self._r._journal(
             "planned",
             job=self._job_id,
+            asked_us=self._timeline.asked_us,
             ranked=[
                 {"peer": choice.peer, "predicted_us": choice.predicted_us} for choice in self._plan.ranked[:8]
             ],
@@ -248,8 +255,9 @@ class _Run:
             )
             attempt.offered_in = session
         sent_us = now_us()
-        await line.say(OfferMessage(attempt.offer.envelope.to_bytes(), session.clock_us(sent_us)))
-        return await self._converse(attempt, line, began_us, sent_us)
+        left_us = await line.say(OfferMessage(attempt.offer.envelope.to_bytes(), session.clock_us(sent_us)))
+        self._span("address", began_us, left_us)
+        return await self._converse(attempt, line, left_us, sent_us)
 
     async def _resume(self, peer: str, within_us: int) -> list[JobAction]:
         attempt = self._attempts[-1]
@@ -268,8 +276,8 @@ class _Run:
         session = line.session
         try:
             sent_us = now_us()
-            await line.say(Resume(attempt.id, attempt.receiver.offset, session.clock_us(sent_us)))
-            return await self._converse(attempt, line, sent_us, sent_us)
+            left_us = await line.say(Resume(attempt.id, attempt.receiver.offset, session.clock_us(sent_us)))
+            return await self._converse(attempt, line, left_us, sent_us)
         except (HostError, PeerLost, RemoteProtocolError) as exc:
             return self._broke(attempt, exc)
 
@@ -297,8 +305,8 @@ class _Run:
         if line is not None:
             await line.aclose()
 
-    async def _converse(self, attempt: Attempt, line: Line, began_us: int, sent_us: int) -> list[JobAction]:
-        """From the offer to the end of this attempt."""
+    async def _converse(self, attempt: Attempt, line: Line, left_us: int, sent_us: int) -> list[JobAction]:
+        """From the offer, which was said at `sent_us` and left at `left_us`, to the end of this attempt."""
         talk, session, job = line.talk, line.session, self._job
         resumed = attempt.result is not None
         peer = attempt.choice.peer
@@ -315,7 +323,7 @@ class _Run:
                     if not resumed:
                         attempt.outcome = "accepted"
                         attempt.step_us = message.step_us
-                        self._span("offer", began_us, now)
+                        self._heard_span("offer", left_us, talk.heard_us, now)
                         attempt.unspanned_us = now
                         job.on_accepted()
                     self._r._reach.keep(peer)
@@ -323,7 +331,7 @@ class _Run:
                     if message.state is not None and peer != self._r._host.peer_id:
                         self._r._directory.on_state(peer, message.state, now)
                     self._r._directory.on_ended(peer, attempt.id)
-                    self._span("offer", began_us, now)
+                    self._heard_span("offer", left_us, talk.heard_us, now)
                     attempt.outcome, attempt.sentence = "refused", message.sentence
                     if resumed:
                         return job.on_bad_result("it no longer has the picture")
@@ -356,6 +364,8 @@ class _Run:
                     if acknowledge is not None:
                         await talk.send(Ack(acknowledge))
                 case ReceiptMessage():
+                    if not resumed:
+                        self._on_left(attempt, message)
                     return await self._on_receipt(attempt, message, line, now)
                 case _:
                     raise RemoteProtocolError(f"{message.KIND} is not for a requester")
@@ -371,14 +381,22 @@ class _Run:
         attempt.result, attempt.outcome = result, "receiving"
         attempt.receiver = Receiver(result.file_bytes, result.file)
         attempt.result_local_us = attempt.unspanned_us = session.to_local_us(result.sent_us)
+        attempt.left_us = attempt.result_local_us
         began_us = session.to_local_us(heard_remote_us or 0)
         for name, start_us, us in result.spans:
             self._span(name, began_us + start_us, began_us + start_us + us, observer=attempt.choice.peer)
 
+    def _on_left(self, attempt: Attempt, message: ReceiptMessage) -> None:
+        """What RESULT waited for the provider's machine after it was made, by the provider's word."""
+        result, left_us = attempt.result, message.result_left_us
+        if result is not None and left_us is not None and result.sent_us < left_us <= message.sent_us:
+            attempt.left_us += left_us - result.sent_us
+            self._span("leave", attempt.result_local_us, attempt.left_us, observer=attempt.choice.peer)
+
     async def _on_receipt(
-        self, attempt: Attempt, message: ReceiptMessage, line: Line, heard_us: int
+        self, attempt: Attempt, message: ReceiptMessage, line: Line, read_us: int
     ) -> list[JobAction]:
-        self._span("transfer", attempt.result_local_us, heard_us)
+        self._heard_span("transfer", attempt.left_us, line.talk.heard_us, read_us)
         if attempt.receiver is None or attempt.result is None:
             raise RemoteProtocolError("a receipt without a picture")
         attempt.receiver.finish_untrusted()
@@ -388,7 +406,7 @@ class _Run:
         )
         attempt.receipt, attempt.outcome = signed, "done"
         checked_us = now_us()
-        self._span("check", heard_us, checked_us)
+        self._span("check", read_us, checked_us)
         settled = Settled(attempt.id, signed.envelope.hash, accepted=True)
         envelope = settled.sign(network=self._r._network, private_key=self._r._private_key)
         await self._r._keep(attempt, envelope.to_bytes(), self._job_id)

@@ -19,7 +19,7 @@ from protocol.wire.task import (
 )
 
 from .clock import now_us
-from .network import StreamLost
+from .network import Stamped, StreamLost
 
 READ_BYTES = 65_524
 CLOSE_WITHIN_S = 1.0
@@ -34,21 +34,29 @@ class HungUp(PeerLost):
 
 
 class TaskStream:
-    """One side of a conversation; any number of tasks may send, one receives."""
+    """One side of a conversation; any number of tasks may send, one receives.
+
+    `heard_us` is when the last message came to this machine: it may have waited here before `receive` returned it.
+    """
 
     def __init__(self, stream: trio.abc.Stream, conversation: Conversation) -> None:
         self._stream = stream
         self.conversation = conversation
         self._reader = FrameReader(at_most_bytes=MAX_TASK_MESSAGE_BYTES)
-        self._unread: deque[Value] = deque()
+        self._unread: deque[tuple[Value, int]] = deque()  # and when it came
+        self.heard_us = 0
         self._sending = trio.Lock()
 
-    async def send(self, message: TaskMessage) -> None:
-        """LocalProtocolError if it may not be said now; HungUp if the stream is gone."""
+    async def send(self, message: TaskMessage) -> int:
+        """When it was handed to this machine's system, us.
+
+        LocalProtocolError if it may not be said now; HungUp if the stream is gone.
+        """
         async with self._sending:
             self.conversation.sent(message.KIND, now_us=now_us())
             try:
                 await self._stream.send_all(pack(to_value(message)))
+                return self._stream.left_us if isinstance(self._stream, Stamped) else now_us()
             except (trio.BrokenResourceError, trio.ClosedResourceError, StreamLost) as exc:
                 raise HungUp("the connection was lost") from exc
 
@@ -59,12 +67,13 @@ class TaskStream:
             if not data:
                 self._reader.close()
                 raise HungUp("the peer hung up")
-            self._unread.extend(self._reader.feed_untrusted(data))
-        message = task_message_untrusted(self._unread.popleft())
-        heard_us = now_us()
-        self.conversation.received(message.KIND, now_us=heard_us)
+            heard_us = self._stream.heard_us if isinstance(self._stream, Stamped) else now_us()
+            self._unread.extend((value, heard_us) for value in self._reader.feed_untrusted(data))
+        value, self.heard_us = self._unread.popleft()
+        message, now = task_message_untrusted(value), now_us()
+        self.conversation.received(message.KIND, now_us=now)
         if isinstance(message, Accept):
-            self.conversation.expect_start_within(message.wait_us + message.load_us, now_us=heard_us)
+            self.conversation.expect_start_within(message.wait_us + message.load_us, now_us=now)
         elif isinstance(message, Start):
             self.conversation.expect_steps_of(message.step_us)
         return message

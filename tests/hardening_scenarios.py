@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from peer import hardening
+from peer.clock import now_us
 
 if __name__ == "__main__":  # before host.py applies them
     hardening.WORK_AROUNDS = tuple(each for each in hardening.WORK_AROUNDS if each.__name__ != sys.argv[2])
@@ -30,6 +31,7 @@ from peer.host import DialFailed, HostConfig, PeerStream, PortInUse, StreamLost,
 
 PATIENCE_S = 2 if __name__ == "__main__" else 10  # only a failing scenario waits this long
 SMALL_BUFFER_BYTES = 16384
+BUSY_S = 0.1
 
 
 def patience():
@@ -208,6 +210,25 @@ async def a_read_is_cancelled_with_bytes_in_its_hands():
             with patience():
                 received.append(await stream.receive_some())
         assert received == [b"precious"]
+
+
+async def bytes_come_to_a_machine_that_is_busy():
+    heard = trio.open_memory_channel(1)
+
+    async def listen(stream):
+        while await stream.receive_some():
+            await heard[0].send((stream.heard_us, now_us()))
+
+    async with pair() as (victim, stranger):
+        victim.set_handler("/listen", listen)
+        stream = await stranger.open_stream(victim.peer_id, "/listen")
+        for _ in range(2):  # a system that never stamped a packet begins to with one of the first
+            with not_reading(victim, stranger):
+                await stream.send_all(b"hello")
+                await trio.sleep(BUSY_S)
+            with patience():
+                heard_us, read_us = await heard[1].receive()
+        assert stream.left_us <= heard_us <= read_us - BUSY_S * 0.9e6, "they seem to have come late"
 
 
 async def a_writer_waits_for_credit():
@@ -485,6 +506,7 @@ SCENARIOS = {
     a_message_signed_with_a_strange_key: (hardening.isolate_service_tasks, "Error"),
     writes_are_cancelled_inside_a_frame: (hardening.finish_cancelled_writes, "StreamLost|TooSlowError"),
     a_read_is_cancelled_with_bytes_in_its_hands: (hardening.keep_what_cancelled_reads_took, "TooSlowError"),
+    bytes_come_to_a_machine_that_is_busy: (hardening.tell_when_bytes_came, "they seem to have come late"),
     a_writer_waits_for_credit: (hardening.wake_waiting_writers, "TooSlowError"),
     opens_are_cancelled: (hardening.return_cancelled_slots, "AssertionError"),
     a_sender_ignores_its_window: (hardening.enforce_receive_window, "TooSlowError"),

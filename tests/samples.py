@@ -125,7 +125,7 @@ TASK_MESSAGES = (
                 10_300_000),
     task.Chunk(0, FILE),
     task.Ack(len(FILE)),
-    task.ReceiptMessage(SIGNED_RECEIPT.envelope.to_bytes(), 10_300_100),
+    task.ReceiptMessage(SIGNED_RECEIPT.envelope.to_bytes(), 10_330_000, 10_300_400),
     task.Failed("out_of_memory", "provider", "The device ran out of memory.", 9_500_000),
     task.Cancel(6_500_000),
     task.SettledMessage(SETTLED_ENVELOPE.to_bytes(), 7_500_000),

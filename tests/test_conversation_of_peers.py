@@ -533,6 +533,17 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
             near.renderer.handback_us += us
         case "transfer":
             world.network.tamper = changes(near, Chunk, lambda it: slow(lambda: it))
+        case "address":
+            world.network.tamper = changes(alice, OfferMessage, lambda it: slow(lambda: it))
+        case "leave":
+            world.network.tamper = changes(near, Result, lambda it: slow(lambda: it))
+        case "wake":
+            decode = peer.task_stream.task_message_untrusted
+
+            def late(value):
+                return slow(decode, value) if value[0] == ReceiptMessage.KIND else decode(value)
+
+            monkeypatch.setattr(peer.task_stream, "task_message_untrusted", late)
         case "offer":
             world.network.tamper = changes(near, Accept, lambda it: slow(lambda: it))
         case name if name in STAGES:
@@ -541,8 +552,8 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
 
 
 DELAYED = (
-    *("submit", "plan", "dial", "offer", "start_renderer", "load_weights", "handoff"),
-    *(*STAGES, "handback", "sign", "transfer", "check", "save", "embed"),
+    *("submit", "plan", "dial", "address", "offer", "start_renderer", "load_weights", "handoff"),
+    *(*STAGES, "handback", "sign", "leave", "transfer", "wake", "check", "save", "embed"),
 )
 DELAYED_ELSEWHERE = {"wait", "lost"} | {
     "start_peer",

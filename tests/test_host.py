@@ -210,6 +210,32 @@ async def test_bytes_arrive_whole_both_ways_at_once():
         await stream.aclose()
 
 
+async def test_messages_that_were_read_at_once_have_each_its_own_time():
+    async with pair() as (one, two):
+        stream = await two.open_stream(one.peer_id, "/echo")
+        echo = stream._net.muxed_stream
+        sent = []
+        for word in (b"first", b"second"):
+            await stream.send_all(word)
+            sent.append(stream.left_us)
+            await until(lambda: len(echo.arrivals) == len(sent))
+        heard = []
+        for word in (b"first", b"second"):
+            with patience():
+                assert await stream.receive_some() == word
+            heard.append(stream.heard_us)
+        assert sent[0] <= heard[0] <= sent[1] <= heard[1]
+
+
+async def test_what_came_together_can_be_taken_in_pieces():
+    async with pair() as (one, two):
+        stream = await two.open_stream(one.peer_id, "/echo")
+        await stream.send_all(b"together")
+        with patience():
+            pieces = [await stream.receive_some(3) for _ in range(3)]
+        assert pieces == [b"tog", b"eth", b"er"]
+
+
 async def test_a_reset_is_not_an_end_of_stream():
     async with pair() as (one, two):
 

@@ -117,6 +117,7 @@ class FakeStream:
         self._network, self._here = network, here
         self._out, self._in = wires
         self.lost = self._closed = False
+        self.heard_us = self.left_us = now_us()
 
     async def send_all(self, data):
         await trio.lowlevel.checkpoint()
@@ -126,6 +127,7 @@ class FakeStream:
             raise StreamLost(f"the stream to {self.peer} was lost")
         for piece in self._network.tampered(self._here, self.peer, self.protocol, bytes(data)):
             self._put(piece)
+        self.left_us = now_us()
 
     def _put(self, piece):
         self._out.sent += 1
@@ -144,8 +146,8 @@ class FakeStream:
             if self.lost:
                 raise StreamLost(f"the stream to {self.peer} was lost")
             thawed = not self._network.is_frozen(self._here, self.peer)
-            while thawed and wire.pieces and wire.pieces[0][0] <= now_us():
-                _, _, piece = heapq.heappop(wire.pieces)
+            while thawed and not wire.buffer and wire.pieces and wire.pieces[0][0] <= now_us():
+                self.heard_us, _, piece = heapq.heappop(wire.pieces)
                 wire.buffer, wire.ended = wire.buffer + piece, wire.ended or not piece
             if wire.buffer:
                 data, wire.buffer = wire.buffer[:max_bytes], wire.buffer[max_bytes:]

@@ -23,12 +23,12 @@ TAIL_CHARS = 6  # of a peer id: names are anybody's choice, ids are not
 
 PHASE_OF = {
     **dict.fromkeys(("start_peer", "join", "submit", "plan"), "plan"),
-    **dict.fromkeys(("dial", "offer"), "connect"),
+    **dict.fromkeys(("dial", "address", "offer"), "connect"),
     "wait": "wait",
     **dict.fromkeys(("start_renderer", "load_weights", "load_adapter"), "load"),
-    **dict.fromkeys((*EXECUTION, "handoff", "handback", "sign"), "draw"),
+    **dict.fromkeys((*EXECUTION, "handoff", "handback", "sign", "leave"), "draw"),
     "transfer": "transfer",
-    **dict.fromkeys(("check", "save", "embed", "deliver", "write_file"), "check"),
+    **dict.fromkeys(("wake", "check", "save", "embed", "deliver", "write_file"), "check"),
     "lost": "lost",
 }
 _STATES = frozenset({"done", "failed", "cancelled"})

@@ -311,13 +311,22 @@ class ReceiptMessage:
     KIND: ClassVar[str] = "receipt"
     envelope: bytes
     sent_us: int
+    result_left_us: int | None = None  # when RESULT was handed to the provider's system
 
     def body(self) -> Value:
-        return {"envelope": self.envelope, "sent_us": self.sent_us}
+        return {
+            "envelope": self.envelope,
+            "sent_us": self.sent_us,
+            "~result_left_us": self.result_left_us,
+        }
 
     @classmethod
     def read(cls, fields: Fields) -> Self:
-        return cls(fields.data("envelope", at_most=MAX_RECEIPT_BYTES), _clock(fields, "sent_us"))
+        return cls(
+            envelope=fields.data("envelope", at_most=MAX_RECEIPT_BYTES),
+            sent_us=_clock(fields, "sent_us"),
+            result_left_us=fields.maybe("~result_left_us", lambda key: _clock(fields, key)),
+        )
 
 
 @dataclass(frozen=True)
