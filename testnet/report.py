@@ -37,6 +37,8 @@ _POLICY_FIELDS = (
     "wasted_fraction", "unfinished",
 )  # fmt: skip
 
+_CURVE_FIELDS = ("where_s", "control", "cdf", "cdf_by_link")  # beyond the numbers; earlier versions had fewer
+
 Value = dict[str, Any]
 
 
@@ -118,7 +120,7 @@ def gather(run: Path) -> Value:
     """One part of the document: a run, from its result, its requesters' histories and its packets; CannotReport."""
     result = _json(run / RESULT)
     try:
-        outcome = _outcome(result["outcome"])
+        outcome = outcome_of(result["outcome"])
         asked = {job.by for job in outcome.jobs if job.via == "peer" and job.job}
         told = {by: _history(run / PEERS / by) for by in sorted(asked)}
         started_us = result.get("started_us")
@@ -148,7 +150,8 @@ def _json(path: Path) -> Value:
     return value
 
 
-def _outcome(value: Value) -> Outcome:
+def outcome_of(value: Value) -> Outcome:
+    """From a result's JSON."""
     return Outcome(
         jobs=tuple(Drawn(**{**job, "timeline": tuple(job["timeline"])}) for job in value["jobs"]),
         tasks=tuple(Task(**task) for task in value["tasks"]),
@@ -395,8 +398,7 @@ def simulated(path: Path) -> Value:
                 {
                     "name": name,
                     **{field: found[field] for field in _POLICY_FIELDS},
-                    "where_s": found.get("where_s", {}),
-                    "control": found.get("control", {}),
+                    **{field: found[field] for field in _CURVE_FIELDS if field in found},
                 }
                 for name, found in value["policies"].items()
             ],

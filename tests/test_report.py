@@ -628,6 +628,8 @@ def test_a_simulation_is_a_part_too(tmp_path):
     policy = {
         "p50_s": 0.5, "p95_s": 1.0, "p99_s": 2.0, "ratio_p50": 1.1, "ratio_p95": 1.2, "refusals_per_request": 0.1,
         "messages_per_request": 90, "wasted_fraction": 0.0, "unfinished": 3, "where_s": {"wait": 0.1}, "mean_s": 1,
+        "cdf": {"share": [0.1, 0.5, 0.99], "seconds": [0.2, 0.5, 2.0]},
+        "cdf_by_link": {"0 to 5 ms away": {"share": [0.5], "seconds": [0.4]}},
     }  # fmt: skip
     world = {"peers": 9, "requesters": 5, "load": 0.6, "seeds": [1, 2], "rtt": "sphere"}
     (tmp_path / "s.json").write_text(
@@ -636,7 +638,14 @@ def test_a_simulation_is_a_part_too(tmp_path):
     part = document.from_value(Part, gathering.simulated(tmp_path / "s.json"))
     assert part.policies[0].unfinished == 3
     assert "9 providers, 5 requesters" in part.facts
-    assert "Latency by policy" in page.page(Document("t", (part,))).decode()
+    drawn = page.page(Document("t", (part,))).decode()
+    for words in (
+        "Latency by policy",
+        "How long it took, by policy",
+        "under nearlight, by link",
+        "50% within 500 ms",
+    ):
+        assert words in drawn
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"outcome": 3}'])

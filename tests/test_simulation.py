@@ -179,6 +179,12 @@ def test_the_command_prints_one_object_with_the_ratios_to_the_oracle(capsys):
             "p50_s", "p95_s", "p99_s", "ratio_p50", "ratio_p95", "refusals_per_request", "messages_per_request",
             "wasted_fraction", "unfinished",
         }  # fmt: skip
+        assert len(values["cdf"]["share"]) == len(values["cdf"]["seconds"])
+        assert values["cdf"]["seconds"] == sorted(values["cdf"]["seconds"])
+        at = dict(zip(values["cdf"]["share"], values["cdf"]["seconds"], strict=True))
+        assert (at[0.5], at[0.95], at[0.99]) == (values["p50_s"], values["p95_s"], values["p99_s"])
+        assert values["cdf_by_link"]
+        assert all(curve["share"] == values["cdf"]["share"] for curve in values["cdf_by_link"].values())
     assert summary["policies"]["oracle"]["ratio_p50"] == 1
     assert len(summary["policies"]["random"]["ratio_p95_by_seed"]) == 2
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from .document import PHASES, Job, Part, Policy, Traffic, Witness
+from .document import PHASES, Cdf, Job, Part, Policy, Traffic, Witness
 from .figures import Figures, Point, quantile
 from .svg import (
     LETTER_PX,
@@ -25,6 +25,8 @@ MAX_ROWS = 40  # jobs that have a bar of their own: the latest
 ROW_PX = 17
 PRODUCT = "nearlight"  # as the simulation calls it
 SERIES = 6  # colours and dashes of the page
+MOST_SHOWN = 0.99  # of a curve: the slowest request of all would make the others invisible
+TOLD_SHARES = (0.5, 0.9, 0.95, 0.99)  # of a curve, in words
 SPANS_OF_POLICY = {"before": "plan", "wait": "wait", "load": "load", "render": "draw", "network": "transfer"}
 PHASE_WORDS = {
     "plan": "start and plan",
@@ -344,6 +346,33 @@ def policies(found: Sequence[Policy], width: int) -> str:
         for each in ranked
     )
     return chart(width, bottom + 24, f"Latency by policy, p50 and p95: {words}.", parts)
+
+
+def curves(found: dict[str, Cdf], width: int, what: str) -> str:
+    """Cumulative distributions from fixed quantiles."""
+    left, right, top, bottom = 44, 14, 10, 250
+    lines = {name: list(zip(cdf.share, cdf.seconds, strict=False)) for name, cdf in found.items()}
+    shown = [seconds * 1e3 for line in lines.values() for share, seconds in line if share <= MOST_SHOWN]
+    scale = around(shown, left, width - right)
+    height = Scale(0, 1, bottom, top)
+    parts = x_axis(scale, top, bottom, milliseconds)
+    parts += y_axis(height, left, width - right, lambda value: f"{value:.0%}")
+    for number, (name, line) in enumerate(lines.items()):
+        within_ms = [
+            f"{share:.0%} within {milliseconds(seconds * 1e3)}"
+            for share, seconds in line
+            if share in TOLD_SHARES
+        ]
+        points = [(scale(seconds * 1e3), height(share)) for share, seconds in line]
+        parts.append(path(points, f"{series_class(number)} hot", "\n".join([name, *within_ms])))
+    return chart(
+        width, bottom + 24, f"Share of requests answered within a time, {what}: {', '.join(found)}.", parts
+    )
+
+
+def series_class(number: int) -> str:
+    """Of a line; from the seventh on, thinner ones of the same colours."""
+    return f"line s{number % SERIES}{' thin' if number >= SERIES else ''}"
 
 
 def where(found: Sequence[Policy], width: int) -> str:

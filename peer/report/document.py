@@ -158,6 +158,14 @@ class Witness:
 
 
 @dataclass(frozen=True)
+class Cdf:
+    """Each `share` of the requests was answered within as many `seconds`; both rise."""
+
+    share: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Policy:
     """A policy in virtual time; seconds.  The ratios are to the oracle."""
 
@@ -173,6 +181,8 @@ class Policy:
     unfinished: int
     where_s: dict[str, float] = field(default_factory=dict)
     control: dict[str, float] = field(default_factory=dict)
+    cdf: Cdf | None = None
+    cdf_by_link: dict[str, Cdf] = field(default_factory=dict)  # by the round trip to the peer that drew
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from . import charts, timeaxis
-from .document import Expectation, Part, Policy, Traffic, Witness
+from .document import Cdf, Expectation, Part, Policy, Traffic, Witness
 from .figures import Figures
 from .markup import card, details, figure, legend, strong, swatch, table, verdict
 from .svg import element, escape, milliseconds, responsive
@@ -236,6 +236,7 @@ def policies(found: Sequence[Policy]) -> str:
     if not found:
         return ""
     ranked = sorted(found, key=lambda each: each.p50_s)
+    shown = _product_first(ranked)[0]
     spans = {charts.SPANS_OF_POLICY.get(name, "other") for each in ranked for name in each.where_s}
     rows = [
         (
@@ -271,6 +272,20 @@ def policies(found: Sequence[Policy]) -> str:
             "Thousands of requests in virtual time, each policy in the same worlds.",
             dots + responsive(lambda width: charts.policies(found, width)),
         )
+        + _curves(
+            "How long it took, by policy",
+            "How many of the requests were answered within a time; one that was given up counts as 1,000 s.",
+            {
+                each.name: each.cdf
+                for each in _product_first(ranked)
+                if each.cdf is not None and each.cdf.seconds
+            },
+        )
+        + _curves(
+            f"How long it took under {shown.name}, by link",
+            "The same, by the round trip to the peer that drew.",
+            shown.cdf_by_link,
+        )
         + figure(
             "Where the time went, by policy",
             "Means over all requests.",
@@ -284,6 +299,22 @@ def policies(found: Sequence[Policy]) -> str:
             table(headings, rows, numbers=range(1, len(headings))),
             full=True,
         )
+    )
+
+
+def _product_first(found: Sequence[Policy]) -> list[Policy]:
+    return sorted(found, key=lambda each: each.name != charts.PRODUCT)
+
+
+def _curves(title: str, caption: str, found: dict[str, Cdf]) -> str:
+    if not found:
+        return ""
+    items = (
+        (element("line", x1=0, x2=22, y1=6, y2=6, class_=charts.series_class(number)), name)
+        for number, name in enumerate(found)
+    )
+    return figure(
+        title, caption, legend(items) + responsive(lambda width: charts.curves(found, width, title.lower()))
     )
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..failed import WRONG_USAGE, failed
 from ..rtt_matrix import BadMatrix, RttMatrix, load, sphere
-from .outcome import Result
+from .outcome import CDF_SHARES, LINK_NAMES, Result
 from .run import ORACLE, POLICIES, PRODUCT, run
 from .world import BadWorld, World, WorldConfig
 
@@ -164,17 +164,24 @@ def _means(pairs: list[_Pair]) -> dict[str, Any]:
         "ratio_p95": [pair.result.p95_s / pair.oracle.p95_s for pair in pairs],
     }
     parts = ("where_s", "control")
+    curves = ("cdf_s", "cdf_by_link_s")
+    links = [name for name in LINK_NAMES if any(name in result.cdf_by_link_s for result in results)]
     return {
         **{
             field.name: mean(field.name)
             for field in fields(Result)
-            if field.name not in (*parts, "unfinished", "requests")
+            if field.name not in (*parts, *curves, "unfinished", "requests")
         },
         **{name: round(fmean(each), 4) for name, each in ratios.items()},
         "ratio_p50_by_seed": [round(each, 4) for each in ratios["ratio_p50"]],
         "ratio_p95_by_seed": [round(each, 4) for each in ratios["ratio_p95"]],
         "unfinished": sum(result.unfinished for result in results),
         "requests": sum(result.requests for result in results),
+        "cdf": _cdf([result.cdf_s for result in results]),
+        "cdf_by_link": {
+            name: _cdf([result.cdf_by_link_s[name] for result in results if name in result.cdf_by_link_s])
+            for name in links
+        },
         **{
             part: {
                 name: round(fmean(getattr(result, part)[name] for result in results), 6)
@@ -182,6 +189,14 @@ def _means(pairs: list[_Pair]) -> dict[str, Any]:
             }
             for part in parts
         },
+    }
+
+
+def _cdf(curves: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """Within how many seconds each share of the requests was answered: means over the seeds."""
+    return {
+        "share": list(CDF_SHARES),
+        "seconds": [round(fmean(each), 6) for each in zip(*curves, strict=True)],
     }
 
 

@@ -1,7 +1,9 @@
 """What became of each request, and where its time went."""
 
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,14 @@ from .world import World
 
 COUNTED = (0.2, 0.98)  # of the requests: neither those of a world that just began, nor those of one that ends
 UNFINISHED_S = 1000.0  # what a request that nobody answered counts in percentiles
+CDF_SHARES = (0.01, 0.02, 0.05, *(ten / 10 for ten in range(1, 10)), 0.95, 0.98, 0.99, 0.995, 0.999)
+LINKS_MS = (
+    0,
+    5,
+    20,
+    60,
+    150,
+)  # of round trip, each up to the next: a building, a city, a country, a continent, an ocean
 SPANS = ("before", "wait", "load", "render", "network")
 
 
@@ -67,6 +77,7 @@ class Ledger:
         done = counted >= 0
         latency_s = np.where(done, counted / 1e6, UNFINISHED_S)
         p50, p95, p99 = np.percentile(latency_s, [50, 95, 99])
+        cdf_s = tuple(np.quantile(latency_s, CDF_SHARES).tolist())
         spans = self._spans[first:last][done]
         means = spans.mean(axis=0) / 1e6 if len(spans) else np.zeros(len(SPANS))
         world = self._world
@@ -85,9 +96,32 @@ class Ledger:
             wasted_fraction=max(0.0, 1 - costs.useful_us / costs.busy_us) if costs.busy_us else 0.0,
             unfinished=int((self.latency_us < 0).sum()),
             requests=count,
+            cdf_s=cdf_s,
+            cdf_by_link_s=self._by_link(first, last),
             where_s=dict(zip(SPANS, (round(float(mean), 6) for mean in means), strict=True)),
             control=costs.control(seconds, config.peers, config.requesters, config.known),
         )
+
+    def _by_link(self, first: int, last: int) -> dict[str, tuple[float, ...]]:
+        """Of the requests from `first` to `last` that were answered, by the round trip between the two."""
+        took: dict[str, list[float]] = {name: [] for name in LINK_NAMES}
+        requester = self._world.requests.requester
+        for request in range(first, last):
+            if (provider := int(self.chosen[request])) >= 0:
+                rtt_ms = self._world.rtt_us[requester[request]][provider] / 1e3
+                name = LINK_NAMES[bisect_right(LINKS_MS, rtt_ms) - 1]
+                took[name].append(float(self.latency_us[request]) / 1e6)
+        return {
+            name: tuple(np.quantile(seconds, CDF_SHARES).tolist())
+            for name, seconds in took.items()
+            if seconds
+        }
+
+
+LINK_NAMES = [
+    *(f"{low} to {high} ms away" for low, high in pairwise(LINKS_MS)),
+    f"over {LINKS_MS[-1]} ms away",
+]
 
 
 @dataclass(frozen=True)
@@ -106,5 +140,7 @@ class Result:
     wasted_fraction: float  # of what renderers were busy for
     unfinished: int
     requests: int
+    cdf_s: tuple[float, ...]  # at CDF_SHARES
+    cdf_by_link_s: dict[str, tuple[float, ...]]  # the same, by the round trip to the peer that drew
     where_s: dict[str, float]
     control: dict[str, float]
