@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import trio
 from rich.console import Console
@@ -73,6 +72,7 @@ async def run_scenarios(options: argparse.Namespace) -> int:
     """Exit code: 0 where all came out as expected, 1 where one did not or could not be run, 2 for a bad scenario."""
     wanted = [each for name in options.scenario for each in (names() if name == ALL else [name])]
     told = sys.stderr if options.json else sys.stdout
+    began_s = trio.current_time()
     results: list[Result] = []
     problems: list[tuple[str, NotRun]] = []
     try:
@@ -101,7 +101,7 @@ async def run_scenarios(options: argparse.Namespace) -> int:
         for _, problem in problems:
             return failed(str(problem), problem.code, as_json=options.json)
     elif not options.json:
-        print(_verdict(results, problems), flush=True)
+        print(_verdict(results, problems, trio.current_time() - began_s), flush=True)
     if options.json:
         values = [result.to_value() for result in results]
         not_run = [{"scenario": name, "error": f"{each}", "exit_code": each.code} for name, each in problems]
@@ -227,7 +227,7 @@ def _first(group: BaseExceptionGroup[Exception]) -> str:
     return str(error)
 
 
-def _verdict(results: Sequence[Result], problems: Sequence[tuple[str, Any]]) -> str:
+def _verdict(results: Sequence[Result], problems: Sequence[tuple[str, NotRun]], took_s: float) -> str:
     """Of several scenarios: a line for each that is not as expected, and how many are."""
     lines = [
         f"{result.scenario}: {each.what}: FAILED"
@@ -237,7 +237,10 @@ def _verdict(results: Sequence[Result], problems: Sequence[tuple[str, Any]]) -> 
     ]
     lines += [f"{name}: not run" for name, _ in problems]
     good = sum(result.ok for result in results)
-    return "\n".join([*lines, f"{good} of {len(results) + len(problems)} scenarios came out as expected."])
+    of = len(results) + len(problems)
+    minutes, seconds = divmod(round(took_s), 60)
+    lines.append(f"{good} of {of} scenarios came out as expected, in {minutes} min {seconds} s.")
+    return "\n".join(lines)
 
 
 def _told(result: Result) -> str:

@@ -32,6 +32,7 @@ WARM_STEPS = 3
 SPEEDS_WITHIN_S = 30.0
 DRAWING_WITHIN_S = 60.0
 WATCH_S = 0.02
+LOOK_S = 1.0  # a look starts a command for each peer
 
 Tell = Callable[[str], None]
 OnClock = Callable[[float, int], None]  # seconds on the scenario's clock, jobs that have ended
@@ -147,8 +148,8 @@ class _Run:
             load_before = os.getloadavg()[0]
             self._started_us = _now_us()
             self._tell(f"Everyone knows everyone; {len(scenario.jobs)} jobs, {len(scenario.events)} events.")
-            await self._play(running)
-            outcome = await self._outcome()
+            outcome = await self._play(running)
+            judged = self._judged(outcome)
             slowed = {event.action.peer for event in scenario.events if isinstance(event.action, stated.Slow)}
             router = await self._network.statistics() if self._network else None
             result = Result(
@@ -160,7 +161,7 @@ class _Run:
                 up_us=running.up_us,
                 started_us=self._started_us,
                 outcome=outcome,
-                judged=self._judged(outcome),
+                judged=judged,
                 router=router,
                 hosts=tuple(self._peers),
                 load_average=(load_before, os.getloadavg()[0]),
@@ -231,7 +232,7 @@ class _Run:
     def _clock_s(self) -> float:
         return (_now_us() - self._started_us) / 1e6
 
-    async def _play(self, running: Swarm) -> None:
+    async def _play(self, running: Swarm) -> Outcome:
         async with trio.open_nursery() as watching:
             watching.start_soon(self._watch)
             async with trio.open_nursery() as nursery:
@@ -239,8 +240,9 @@ class _Run:
                     nursery.start_soon(self._ask, number, job)
                 for number, event in enumerate(self._scenario.events):
                     nursery.start_soon(self._happen, number, event, running)
-            await trio.sleep(self._scenario.settle_s)
+            outcome = await self._settle()
             watching.cancel_scope.cancel()
+        return outcome
 
     async def _watch(self) -> None:
         """Follows the journals: who draws what for whom; and that nobody died who was not killed."""
@@ -408,6 +410,15 @@ class _Run:
                 )
 
     # afterwards
+
+    async def _settle(self) -> Outcome:
+        """As soon as all expectations hold, or settle_s after the last job or event."""
+        until_s = trio.current_time() + self._scenario.settle_s
+        while True:
+            outcome = await self._outcome()
+            if trio.current_time() >= until_s or all(each.ok is not False for each in self._judged(outcome)):
+                return outcome
+            await trio.sleep(LOOK_S)
 
     async def _outcome(self) -> Outcome:
         for name in self._dead:

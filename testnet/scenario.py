@@ -196,7 +196,7 @@ class Scenario:
     jobs: tuple[Job, ...]
     expects: tuple[Expect, ...]
     events: tuple[Event, ...] = ()
-    settle_s: float = 0.0  # between the last job or event and the last look
+    settle_s: float = 0.0  # at most, after the last job and event, until what is expected holds
     broker: str | None = None  # place of a central broker; each warm peer is one of its workers too
 
     def __post_init__(self) -> None:

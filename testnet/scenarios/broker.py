@@ -16,7 +16,7 @@ SCENARIO = Scenario(
         client("asker", "frankfurt"),
     ),
     jobs=tuple(
-        Job("asker", at_s=2.5 * (3 * number + turn), via=via)
+        Job("asker", at_s=2.0 * (3 * number + turn), via=via)
         for number in range(6)
         for turn, via in enumerate(TURNS)
     ),

@@ -9,7 +9,7 @@ SCENARIO = Scenario(
     topology=topology.metro(),
     peers=(provider("a", "metro"), provider("b", "metro"), client("asker", "metro")),
     jobs=(Job("asker", steps=40),),
-    events=(once_drawing(0, Freeze(ACTIVE), after_s=0.5), at(14, Thaw("a")), at(14, Thaw("b"))),
+    events=(once_drawing(0, Freeze(ACTIVE), after_s=0.5), at(10, Thaw("a")), at(10, Thaw("b"))),
     expects=(
         Expect("pictures drawn", done(), at_least=1.0),
         Expect("attempts", most_attempts(), at_least=2, at_most=2),
