@@ -135,13 +135,18 @@ def _as_text(running: Swarm) -> str:
 
 def compare_with_witness(options: argparse.Namespace) -> int:
     try:
-        compared = witness.compare(options.run)
+        found = witness.compare(options.run)
     except (witness.NoWitness, BadRecord) as exc:
         return failed(str(exc), NOT_DONE, as_json=options.json)
-    print(witness.table(compared), file=sys.stderr if options.json else sys.stdout)
+    print(witness.table(found), file=sys.stderr if options.json else sys.stdout)
     if options.json:
-        print(json.dumps({"phases": [{**asdict(each), "agrees": each.agrees} for each in compared]}))
-    return 0 if compared and all(each.agrees for each in compared) else 1
+        phases = [{**asdict(each), "agrees": each.agrees} for each in found.phases]
+        print(
+            json.dumps(
+                {"ok": found.ok, "phases": phases, "left_out": [asdict(each) for each in found.left_out]}
+            )
+        )
+    return 0 if found.ok else 1
 
 
 def _run(options: argparse.Namespace) -> int:

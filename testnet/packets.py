@@ -7,7 +7,8 @@ its receiver (0 where it never did).
 
 import json
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,9 @@ FORMAT = "nearlight packets 1"
 FLUSH_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 20
 
+SYN = 2
 _TCP = 6
+_SEQUENCE = 1 << 32
 _NOTHING = 0, 0, 0, 0, 0, 0
 _PORTS_SEQ_ACK = struct.Struct(">HHII")
 
@@ -115,6 +118,72 @@ def read(path: Path) -> Iterator[Packet]:
                 if fate >= len(FATES):
                     raise BadRecord(f"{path} holds an entry with the unknown fate {fate}.")
                 yield Packet(*(*entry[:10], FATES[fate], entry[11]))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Bytes of a flow as they were first sent.  Positions count from the flow's first byte in the record."""
+
+    begins: int
+    ends: int
+    in_ns: int
+    out_ns: int  # since then its receiver had it, and everything before it
+
+    @property
+    def size_bytes(self) -> int:
+        return self.ends - self.begins
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One direction of one TCP connection: every byte once, in order, until the first that never arrived."""
+
+    source_port: int
+    destination_port: int
+    segments: tuple[Segment, ...]
+
+
+def flows(record: Iterable[Packet]) -> dict[tuple[int, int], list[Flow]]:
+    """By (source, destination), in the order of their first packets."""
+    packets: dict[tuple[int, int, int, int], list[list[Packet]]] = defaultdict(list)
+    for packet in sorted(record, key=lambda packet: packet.in_ns):
+        ends = packet.source, packet.destination, packet.source_port, packet.destination_port
+        if packet.flags & SYN or (packet.payload_bytes and not packets[ends]):
+            packets[ends].append([])
+        if packet.payload_bytes:
+            packets[ends][-1].append(packet)
+    found: dict[tuple[int, int], list[Flow]] = defaultdict(list)
+    for (source, destination, source_port, destination_port), connections in packets.items():
+        for each in connections:
+            if segments := _segments(each):
+                found[source, destination].append(Flow(source_port, destination_port, segments))
+    return found
+
+
+def _segments(packets: list[Packet]) -> tuple[Segment, ...]:
+    """Of packets with payload, in the order in which they were sent."""
+    new: list[tuple[int, int, Packet]] = []
+    again: list[tuple[int, int, int]] = []  # what was sent again and arrived: from, to, when
+    highest = 0
+    for packet in packets:
+        begins = (packet.seq - packets[0].seq) % _SEQUENCE
+        ends = begins + packet.payload_bytes
+        if highest < ends < _SEQUENCE // 2:
+            new.append((highest, ends, packet))
+            highest = ends
+        elif packet.fate == "delivered":
+            again.append((begins, ends, packet.out_ns))
+    segments: list[Segment] = []
+    had_ns = 0
+    for begins, ends, packet in new:
+        arrivals = [at_ns for start, end, at_ns in again if start < ends <= end]
+        if packet.fate == "delivered":
+            arrivals.append(packet.out_ns)
+        if not arrivals:
+            break
+        had_ns = max(had_ns, min(arrivals))
+        segments.append(Segment(begins, ends, packet.in_ns, had_ns))
+    return tuple(segments)
 
 
 def _header(file: IO[bytes], path: Path) -> list[str]:

@@ -365,13 +365,13 @@ def _nice(seconds: float) -> float:
 
 def _witness(run: Path) -> Value | None:
     try:
-        compared = witness.compare(run)
-    except (witness.NoWitness, FileNotFoundError):  # it also looks at the pictures, which may be gone
+        found = witness.compare(run)
+    except witness.NoWitness:
         return None
     return {
         "within_us": witness.WITHIN_US,
         "within_share": witness.WITHIN_SHARE,
-        "phases": [{**asdict(each), "job": f"{each.job}", "agrees": each.agrees} for each in compared],
+        "phases": [{**asdict(each), "job": f"{each.job}", "agrees": each.agrees} for each in found.phases],
     }
 
 
