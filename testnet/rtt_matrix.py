@@ -1,6 +1,7 @@
 """Round-trip times between places: read from a file and checked, or drawn on a sphere."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 KEY = "rtt_ms"
 MAX_PLACES = 8192  # a median matrix of 0.5 GiB
 MAX_ENTRIES = 200_000_000  # over all slices: 1.6 GB while it is checked
+MAX_ARRAY_BYTES = 8 * MAX_ENTRIES + 65_536  # of float64, with the header
 MAX_RTT_MS = 60_000.0  # nothing that answers after a minute is a measured path
 LEAST_RTT_US = 300  # two peers in one place: a local network
 RATIO_BOUNDS = (0.8, 4.0)  # of one slice to the median: beyond it, a measurement failed rather than jittered
@@ -115,18 +117,22 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 def _read(path: Path) -> NDArray[Any]:
     try:
         with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
+            if not zipfile.is_zipfile(stream):
                 raise BadMatrix(f"{path} is no .npz file.")
-            if KEY not in file:
-                raise BadMatrix(
-                    f"{path} has no array {KEY!r}; it has {', '.join(sorted(file)) or 'nothing'}."
-                )
-            array: NDArray[Any] = file[KEY]
+            sizes = {entry.filename: entry.file_size for entry in zipfile.ZipFile(stream).infolist()}
+            if f"{KEY}.npy" not in sizes:
+                names = ", ".join(sorted(name.removesuffix(".npy") for name in sizes))
+                raise BadMatrix(f"{path} has no array {KEY!r}; it has {names or 'nothing'}.")
+            if sizes[f"{KEY}.npy"] > MAX_ARRAY_BYTES:
+                raise BadMatrix(f"{path}: {KEY} is larger than {MAX_ARRAY_BYTES} bytes.")
+            stream.seek(0)
+            array: NDArray[Any] = np.load(stream, allow_pickle=False)[KEY]
             return array
     except FileNotFoundError as exc:
         raise BadMatrix(f"There is no file {path}.") from exc
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as exc:
+    except (
+        OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError, MemoryError
+    ) as exc:  # fmt: skip
         raise BadMatrix(f"{path} cannot be read as an .npz file of numbers ({exc}).") from exc
 
 

@@ -1,8 +1,10 @@
 import re
+import zipfile
 
 import numpy as np
 import pytest
 
+from testnet import rtt_matrix
 from testnet.rtt_matrix import (
     LEAST_RTT_US,
     STRETCH_P10_P50_P90,
@@ -55,13 +57,28 @@ def test_what_is_no_matrix_file_is_refused_by_a_sentence(tmp_path):
 
     assert "There is no file" in sentence_of("none.npz")
     (tmp_path / "text.npz").write_text("not a matrix")
-    assert "cannot be read" in sentence_of("text.npz")
+    assert "is no .npz file" in sentence_of("text.npz")
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
-    assert "cannot be read" in sentence_of("cut.npz")
+    assert "is no .npz file" in sentence_of("cut.npz")
+    np.save(tmp_path / "array.npy", square())
+    assert "is no .npz file" in sentence_of("array.npy")
     np.savez(tmp_path / "other.npz", delays=square())
     assert re.search(r"has no array 'rtt_ms'; it has delays", sentence_of("other.npz"))
     np.savez(tmp_path / "objects.npz", rtt_ms=np.array([[object()]]))
     assert "cannot be read" in sentence_of("objects.npz")
+    assert "cannot be read" in sentence_of(".")
+
+
+def test_a_matrix_that_is_larger_than_it_can_be_takes_no_memory(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive, archive.open("rtt_ms.npy", "w") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(BadMatrix, match="cannot be read"):
+        load(tmp_path / "claims.npz")
+    np.savez_compressed(tmp_path / "bomb.npz", rtt_ms=np.zeros((200, 200)))
+    monkeypatch.setattr(rtt_matrix, "MAX_ARRAY_BYTES", 100_000)
+    with pytest.raises(BadMatrix, match="larger than 100000 bytes"):
+        load(tmp_path / "bomb.npz")
 
 
 def test_times_of_a_file_are_the_medians_of_its_slices(tmp_path):
