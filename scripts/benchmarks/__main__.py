@@ -11,8 +11,8 @@ from rich.table import Table
 from peer.errors import UserError
 from testnet.swarm import SwarmError
 
-from . import arguments, bulk, choice, jobs, swarms
-from .figures import Figure, load_average
+from . import arguments, bulk, choice, jobs, laboratory, swarms
+from .figures import Figure, NotMeasured, load_average
 
 BENCHMARKS: dict[str, Callable[[int], Awaitable[list[Figure]]]] = {
     "overhead": jobs.overhead,
@@ -23,29 +23,44 @@ BENCHMARKS: dict[str, Callable[[int], Awaitable[list[Figure]]]] = {
     "idle": swarms.idle,
     "swarm": swarms.known,
     "selection": choice.selection,
+    "links": laboratory.links,
+    "up": laboratory.up,
+    "witness": laboratory.witness,
+    "agreement": laboratory.agreement,
+    "simulation": laboratory.simulation,
+    "broker": laboratory.broker,
 }
 assert BENCHMARKS.keys() == arguments.NAMES.keys()
 
 WIDTH = 130  # where it goes into a file
 
 
-async def measure(names: list[str], runs: int) -> list[tuple[Figure, float]]:
-    """Each figure with the higher of the load averages before and after it."""
-    measured = []
+Missing = tuple[str, str]  # the name of a benchmark, and what it lacks here
+
+
+async def measure(names: list[str], runs: int) -> tuple[list[tuple[Figure, float]], list[Missing]]:
+    """Each figure with the higher of the load averages before and after it; and what could not be measured."""
+    measured: list[tuple[Figure, float]] = []
+    missing: list[Missing] = []
     for name in names:
         before = load_average()
         print(f"{name}: {arguments.NAMES[name]} (load average {before}) ...", file=sys.stderr, flush=True)
-        figures = await BENCHMARKS[name](runs)
+        try:
+            figures = await BENCHMARKS[name](runs)
+        except NotMeasured as exc:
+            missing.append((name, str(exc)))
+            continue
         load = max(before, load_average())
         measured += [(figure, load) for figure in figures]
-    return measured
+    return measured, missing
 
 
-def table_of(measured: list[tuple[Figure, float]]) -> Table:
+def table_of(measured: list[tuple[Figure, float]], missing: list[Missing]) -> Table:
     table = Table(title="Nearlight's numbers on this machine")
     table.add_column("figure", no_wrap=True)
     table.add_column("what")
     table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("spread", justify="right", no_wrap=True)
     table.add_column("wanted", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("runs", justify="right")
@@ -53,9 +68,19 @@ def table_of(measured: list[tuple[Figure, float]]) -> Table:
     for figure, load in measured:
         verdict = "[green]met[/]" if figure.met else "[red]missed[/]"
         value = f"{figure.value:.3g} {figure.unit}"
+        spread = "" if figure.spread is None else " to ".join(f"{each:.3g}" for each in figure.spread)
         table.add_row(
-            figure.name, figure.says, value, figure.wanted, verdict, str(figure.runs), f"{load:.2f}"
+            figure.name,
+            figure.says,
+            value,
+            spread,
+            figure.wanted,
+            verdict,
+            str(figure.runs),
+            f"{load:.2f}",
         )
+    for name, lacks in missing:
+        table.add_row(name, f"not measured: {lacks}")
     return table
 
 
@@ -63,16 +88,18 @@ def main() -> int:
     options = arguments.parse(sys.argv[1:])
     names = [name for name in BENCHMARKS if options.only is None or name in options.only]
     try:
-        measured = trio.run(measure, names, options.runs)
+        measured, missing = trio.run(measure, names, options.runs)
     except (SwarmError, UserError) as exc:
         print(exc, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     out = sys.stderr if options.json else sys.stdout
-    Console(file=out, width=None if out.isatty() else WIDTH).print(table_of(measured))
+    Console(file=out, width=None if out.isatty() else WIDTH).print(table_of(measured, missing))
     if options.json:
-        print(json.dumps({"figures": [figure.to_json() | {"load": load} for figure, load in measured]}))
+        figures = [figure.to_json() | {"load": load} for figure, load in measured]
+        not_measured = [{"benchmark": name, "lacks": lacks} for name, lacks in missing]
+        print(json.dumps({"figures": figures, "not_measured": not_measured}))
     return 0 if all(figure.met for figure, _ in measured) else 1
 
 

@@ -13,6 +13,12 @@ NAMES = {
     "idle": "what an idle peer costs",
     "swarm": "how soon five peers know each other",
     "selection": "how often the nearest of equal idle peers is chosen",
+    "links": "emulated links: delay asked and seen, one flow, and what the router takes (needs root)",
+    "up": "how soon twelve peers over emulated links know each other (needs root)",
+    "witness": "timelines against the record of packets (needs root)",
+    "agreement": "the same scenario simulated and with real peers (needs root)",
+    "simulation": "how long a hundred thousand requests take in virtual time",
+    "broker": "peers against a central broker, in turn (needs root)",
 }
 
 

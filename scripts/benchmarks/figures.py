@@ -1,14 +1,19 @@
 """What a benchmark tells: figures with what is wanted of them, and quantiles."""
 
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
+class NotMeasured(Exception):
+    """A number cannot be measured on this machine: what is missing."""
+
+
 @dataclass(frozen=True)
 class Figure:
-    """One measured number.  `runs` values were reduced to it; `details` is plain JSON."""
+    """One measured number.  `runs` values, `each`, were reduced to it; `details` is plain JSON."""
 
     name: str
     says: str
@@ -17,7 +22,23 @@ class Figure:
     runs: int
     at_most: float | None = None
     at_least: float | None = None
+    each: Sequence[float] = ()  # none: the number is no reduction
     details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def median_of(
+        cls,
+        name: str,
+        says: str,
+        each: Sequence[float],
+        unit: str,
+        *,
+        at_most: float | None = None,
+        at_least: float | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> "Figure":
+        value = statistics.median(each)
+        return cls(name, says, value, unit, len(each), at_most, at_least, each, details or {})
 
     @property
     def met(self) -> bool:
@@ -26,7 +47,14 @@ class Figure:
 
     @property
     def wanted(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} to {self.at_most:g}"
         return f"<= {self.at_most:g}" if self.at_most is not None else f">= {self.at_least:g}"
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The least and the most of the runs."""
+        return (min(self.each), max(self.each)) if len(self.each) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -37,6 +65,7 @@ class Figure:
             "wanted": self.wanted,
             "met": self.met,
             "runs": self.runs,
+            "each": [round(value, 4) for value in self.each],
             "details": self.details,
         }
 

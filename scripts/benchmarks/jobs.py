@@ -129,21 +129,19 @@ async def overhead(runs: int) -> list[Figure]:
     ratios = [job.us / us for job, us in zip(drawn["long"], called["long"], strict=True)]
     extra_ms = [(job.us - us) / 1000 for job, us in zip(drawn["short"], called["short"], strict=True)]
     return [
-        Figure(
+        Figure.median_of(
             "overhead",
             f"{LONG.steps} steps of a warm job over the direct call",
-            statistics.median(ratios),
+            ratios,
             "x",
-            len(ratios),
             at_most=MAX_RATIO,
             details=_details(called["long"], drawn["long"]),
         ),
-        Figure(
+        Figure.median_of(
             "overhead_short",
             f"{SHORT.steps} short steps: a warm job above the direct call, p50",
-            statistics.median(extra_ms),
+            extra_ms,
             "ms",
-            len(extra_ms),
             at_most=MAX_EXTRA_MS,
             details={"p90_ms": quantile(extra_ms, 0.9), **_details(called["short"], drawn["short"])},
         ),
@@ -179,16 +177,14 @@ async def preview(runs: int) -> list[Figure]:
             arrived_ms.append(job.first_preview_us / 1000)
             jobs.append(job)
     return [
-        Figure(
+        Figure.median_of(
             "preview",
             "the first preview, beyond round trip + encode_prompt + first step, p50",
-            statistics.median(over_ms),
+            over_ms,
             "ms",
-            runs,
             at_most=MAX_EXTRA_MS,
             details={
                 "arrived_ms": statistics.median(arrived_ms),
-                "worst_ms": max(over_ms),
                 "first_span_us": {
                     name: statistics.median(job.span_us(name) for job in jobs) for name in BEFORE_A_PREVIEW
                 },

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import statistics
 import sys
 
 import trio
@@ -25,14 +24,8 @@ async def known(runs: int) -> list[Figure]:
         async with swarm(SwarmConfig(peers=PEERS)) as running:
             took_s.append(running.ready_us / 1e6)
     return [
-        Figure(
-            "swarm",
-            f"from the last of {PEERS} starts until all know all",
-            statistics.median(took_s),
-            "s",
-            len(took_s),
-            at_most=MAX_KNOWN_S,
-            details={"each_s": took_s},
+        Figure.median_of(
+            "swarm", f"from the last of {PEERS} starts until all know all", took_s, "s", at_most=MAX_KNOWN_S
         )
     ]
 
@@ -54,6 +47,7 @@ async def idle(runs: int) -> list[Figure]:
             "%",
             len(seen["core_percent"]),
             at_most=MAX_CORE_PERCENT,
+            each=seen["core_percent"],
             details=details,
         ),
         Figure(
