@@ -194,6 +194,7 @@ class Constraint(IntEnum):
     STEPS = 7
     PROMPT = 8
     EXCLUDED = 9
+    DEADLINE = 10
 
 
 @dataclass(frozen=True)

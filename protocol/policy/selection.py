@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..wire.statement import Statement
+from .cost import USUAL, Wishes, asked_price_millionths, extra_us, in_time, nobody_in_time, why_cost
 from .prediction import Candidate, Constraint, Exclusion, Prediction, predict, prompt_bytes
 from .timeline import duration
 
@@ -36,12 +37,19 @@ class Choice(NamedTuple):
     wait_us: int
     uncertain_us: int
     spans: tuple[tuple[str, int], ...]
+    price_millionths: int = 0  # of the whole picture
+
+    @property
+    def late_us(self) -> int:
+        """By then nine of ten are expected to be there."""
+        return self.predicted_us + self.uncertain_us
 
 
 @dataclass(frozen=True)
 class Plan:
     ranked: tuple[Choice, ...]  # the first is asked first; never empty
     exclusions: tuple[tuple[str, str], ...]  # (peer, sentence)
+    wishes: Wishes = USUAL
 
     def why(self) -> str:
         """Why the first rather than the second, in a sentence."""
@@ -49,6 +57,12 @@ class Plan:
         if len(self.ranked) == 1:
             return "It was the only peer that can draw this."
         second = self.ranked[1]
+        if first.price_millionths != second.price_millionths:
+            us, other_us = (
+                each.predicted_us if self.wishes.batch else each.late_us for each in (first, second)
+            )
+            value = self.wishes.value_of_time_millionths
+            return why_cost(first.price_millionths, second.price_millionths, us, other_us, value)
         gains = dict(second.spans)
         for name, us in first.spans:
             gains[name] = gains.get(name, 0) - us
@@ -66,6 +80,7 @@ def plan(
     now_us: int,
     excluded: frozenset[str] = frozenset(),
     seed: int,
+    wishes: Wishes = USUAL,
 ) -> Plan:
     """`excluded`: peers that this job has tried, or that the person ruled out.  `seed`: the chance of this plan.
 
@@ -86,9 +101,15 @@ def plan(
             capable.append((candidate, result))
     if not capable:
         raise NoCandidate(_binding(statement, ruled_out))
+    able, (capable, late) = capable, in_time(capable, wishes, now_us)
+    if not capable:
+        raise NoCandidate(nobody_in_time(able, wishes, now_us))
+    extra = extra_us(capable, statement, wishes)
+    scored = sorted((key + extra[index], draw, index) for key, draw, index in _scored(capable, seed))
     return Plan(
-        ranked=tuple(_choice(*capable[index]) for _, _, index in sorted(_scored(capable, seed))),
-        exclusions=tuple((candidate.peer, exclusion.reason) for candidate, exclusion in ruled_out),
+        ranked=tuple(_choice(*capable[index], statement) for _, _, index in scored),
+        exclusions=tuple((candidate.peer, exclusion.reason) for candidate, exclusion in ruled_out + late),
+        wishes=wishes,
     )
 
 
@@ -114,7 +135,7 @@ def _draw(of: bytes) -> float:
     return ((int.from_bytes(hashlib.sha256(of).digest()[:8], "big") >> 11) + 0.5) / (1 << 53)
 
 
-def _choice(candidate: Candidate, prediction: Prediction) -> Choice:
+def _choice(candidate: Candidate, prediction: Prediction, statement: Statement) -> Choice:
     rtt_us = candidate.rtt_us
     return Choice(
         candidate.peer,
@@ -126,6 +147,7 @@ def _choice(candidate: Candidate, prediction: Prediction) -> Choice:
         prediction.wait_us,
         prediction.uncertain_us,
         prediction.spans,
+        asked_price_millionths(candidate, statement),
     )
 
 
