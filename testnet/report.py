@@ -37,7 +37,7 @@ _POLICY_FIELDS = (
     "wasted_fraction", "unfinished",
 )  # fmt: skip
 
-_CURVE_FIELDS = ("where_s", "control", "cdf", "cdf_by_link")  # beyond the numbers; earlier versions had fewer
+_CURVE_FIELDS = ("where_s", "control", "cdf")  # beyond the numbers; earlier versions had fewer
 
 Value = dict[str, Any]
 
@@ -399,6 +399,7 @@ def simulated(path: Path) -> Value:
                     "name": name,
                     **{field: found[field] for field in _POLICY_FIELDS},
                     **{field: found[field] for field in _CURVE_FIELDS if field in found},
+                    "cdf_by_link": _nearest_first(found.get("cdf_by_link", {})),
                 }
                 for name, found in value["policies"].items()
             ],
@@ -407,3 +408,10 @@ def simulated(path: Path) -> Value:
         raise CannotReport(
             f"{path} is not what `simulate --json` prints: {type(exc).__name__} {exc}."
         ) from exc
+
+
+def _nearest_first(links: Value) -> Value:
+    """Their names begin with, or are "over", so many ms."""
+    return dict(
+        sorted(links.items(), key=lambda each: int("".join(filter(str.isdigit, each[0].split(" to ")[0]))))
+    )

@@ -629,7 +629,10 @@ def test_a_simulation_is_a_part_too(tmp_path):
         "p50_s": 0.5, "p95_s": 1.0, "p99_s": 2.0, "ratio_p50": 1.1, "ratio_p95": 1.2, "refusals_per_request": 0.1,
         "messages_per_request": 90, "wasted_fraction": 0.0, "unfinished": 3, "where_s": {"wait": 0.1}, "mean_s": 1,
         "cdf": {"share": [0.1, 0.5, 0.99], "seconds": [0.2, 0.5, 2.0]},
-        "cdf_by_link": {"0 to 5 ms away": {"share": [0.5], "seconds": [0.4]}},
+        "cdf_by_link": {
+            name: {"share": [0.5], "seconds": [0.4]}
+            for name in ("20 to 60 ms away", "5 to 20 ms away", "over 150 ms away")
+        },
     }  # fmt: skip
     world = {"peers": 9, "requesters": 5, "load": 0.6, "seeds": [1, 2], "rtt": "sphere"}
     (tmp_path / "s.json").write_text(
@@ -637,6 +640,7 @@ def test_a_simulation_is_a_part_too(tmp_path):
     )
     part = document.from_value(Part, gathering.simulated(tmp_path / "s.json"))
     assert part.policies[0].unfinished == 3
+    assert list(part.policies[0].cdf_by_link) == ["5 to 20 ms away", "20 to 60 ms away", "over 150 ms away"]
     assert "9 providers, 5 requesters" in part.facts
     drawn = page.page(Document("t", (part,))).decode()
     for words in (
