@@ -37,6 +37,9 @@ _FOLDER = FilePath(__file__).resolve().parents[1]
 class RouterDied(Exception):
     """The router process ended: no packet moves any more."""
 
+    def __init__(self, sentence: str = "The router process ended: no packet moves any more.") -> None:
+        super().__init__(sentence)
+
 
 class Network:
     """Hosts 0, 1, ... at places of a topology; their links can be changed while packets are under way."""
@@ -90,6 +93,11 @@ class Network:
         self._paths.update(paths)
         self._lines.update(lines or {})
         return answer
+
+    def check_running(self) -> None:
+        """RouterDied if the router process has ended."""
+        if self.router.poll() is not None:
+            raise RouterDied
 
     async def partition(self, groups: Sequence[Collection[int]]) -> None:
         """Nothing passes between hosts of different groups; hosts that no group names are one more group."""
@@ -149,10 +157,10 @@ class Network:
                     while b"\n" not in self._unread:
                         data = await self._control.receive_some(_ANSWER_BYTES)
                         if not data:
-                            raise RouterDied("The router process ended: no packet moves any more.")
+                            raise RouterDied
                         self._unread += data
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                raise RouterDied("The router process ended: no packet moves any more.") from exc
+                raise RouterDied from exc
             except trio.TooSlowError as exc:
                 raise RouterDied(f"The router process has not answered for {ANSWER_WITHIN_S:g} s.") from exc
             line, _, self._unread = self._unread.partition(b"\n")

@@ -59,9 +59,15 @@ def add_agree_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seed", type=int, default=1, metavar="S", help="of all dice, and of the pictures (1)"
+        "--seed", type=_seed, default=1, metavar="S", help="of all dice, and of the pictures (1)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, not {text!r}")
+    return int(text)
 
 
 def tell(sentence: str) -> None:
@@ -169,11 +175,11 @@ async def _play(loaded: Loaded, options: argparse.Namespace, out: Path | None, o
     try:
         result = await run(loaded, seed=options.seed, emulate=emulate, out=out, tell=tell, on_clock=on_clock)
     except* (BadScenario, BadFolder) as group:
-        problem = NotRun(WRONG_USAGE, _first(group))
+        problem = NotRun(WRONG_USAGE, first(group))
     except* CannotEmulate as group:
-        problem = NotRun(NOT_DONE, f"{_first(group)} `run --loopback` runs it without emulated links.")
+        problem = NotRun(NOT_DONE, f"{first(group)} `run --loopback` runs it without emulated links.")
     except* (SwarmError, AlreadyUp, OrphansLeft, RouterDied) as group:
-        problem = NotRun(NOT_DONE, _first(group))
+        problem = NotRun(NOT_DONE, first(group))
     if problem is not None:
         raise problem
     assert result is not None
@@ -220,7 +226,7 @@ def _nth(number: int, wanted: Sequence[str]) -> str:
     return f"[{number + 1}/{len(wanted)}] " if len(wanted) > 1 else ""
 
 
-def _first(group: BaseExceptionGroup[Exception]) -> str:
+def first(group: BaseExceptionGroup[Exception]) -> str:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

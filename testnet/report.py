@@ -136,7 +136,7 @@ def gather(run: Path) -> Value:
             "witness": _witness(run),
             "traffic": None if started_us is None else _traffic(run, result["hosts"], jobs, started_us),
         }
-    except (KeyError, TypeError, AttributeError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise CannotReport(f"{run / RESULT} is not the result of a run: {type(exc).__name__} {exc}.") from exc
 
 
@@ -404,7 +404,7 @@ def simulated(path: Path) -> Value:
                 for name, found in value["policies"].items()
             ],
         }
-    except (KeyError, TypeError, AttributeError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise CannotReport(
             f"{path} is not what `simulate --json` prints: {type(exc).__name__} {exc}."
         ) from exc

@@ -97,7 +97,11 @@ async def _network(
     places = [peer.at for peer in scenario.peers] + ([scenario.broker] if scenario.broker else [])
     async with open_network(scenario.topology, places, folder=folder, seed=seed) as network:
         processes.record(folder, [network.router])
-        yield network
+        try:
+            yield network
+        except* SwarmError:
+            network.check_running()  # peers that cannot listen or dial say only that
+            raise
 
 
 class _Run:
@@ -253,6 +257,8 @@ class _Run:
                     self._on_entry(name, entry)
                 if name not in self._dead:
                     self._peers[name].check_running()
+            if self._network:
+                self._network.check_running()
             self._on_clock(self._clock_s(), len(self._drawn))
             await trio.sleep(WATCH_S)
 

@@ -138,6 +138,9 @@ async def test_a_router_that_dies_is_told_of(tmp_path: Path) -> None:
         os.kill(network.router.pid, signal.SIGKILL)
         with pytest.raises(net.RouterDied):
             await network.statistics()
+        await trio.to_thread.run_sync(network.router.wait)
+        with pytest.raises(net.RouterDied, match="no packet moves any more"):
+            network.check_running()
 
 
 def test_a_network_goes_with_a_testnet_that_is_killed(tmp_path: Path) -> None:
