@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from protocol.policy.cost import USUAL, Wishes
 from protocol.policy.selection import Choice, Plan
 from protocol.policy.timeline import Timeline
 from protocol.wire.offer import SignedOffer
@@ -20,7 +21,7 @@ class JobFailed(Exception):
     def __init__(self, sentence: str, *, nobody: bool) -> None:
         super().__init__(sentence)
         self.sentence = sentence
-        self.nobody = nobody  # there was nobody to ask
+        self.nobody = nobody  # there was nobody to ask, or nobody who would
 
 
 @dataclass
@@ -73,7 +74,11 @@ class Events:
 
 @dataclass(frozen=True)
 class Asked:
-    """When the person asked, and spans (name, start_us, us) of what was done about it before `render` was called."""
+    """When the person asked, and spans (name, start_us, us) of what was done about it before `render` was called.
+
+    `wishes`: what they would pay for time, and until when it must be there.
+    """
 
     at_us: int
     spans: tuple[tuple[str, int, int], ...] = ()
+    wishes: Wishes = USUAL

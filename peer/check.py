@@ -22,6 +22,7 @@ class Expected:
     attempt: bytes
     provider: str  # peer id
     requester: bytes  # public key
+    price_cap_millionths: int | None = None  # of the offer
 
     def check_announced_untrusted(self, result: Result) -> None:
         """RemoteProtocolError unless RESULT announces a file that can be this picture."""
@@ -47,6 +48,9 @@ class Expected:
             self.requester,
         ):
             raise RemoteProtocolError("the receipt is for another picture")
+        cap = self.price_cap_millionths
+        if cap is not None and receipt.price_millionths > cap:
+            raise RemoteProtocolError("the receipt asks for more than was offered")
         if receipt.outcome != "done" or receipt.steps_done < 1:
             raise RemoteProtocolError("the receipt says that the picture was not finished")
         if receipt.file != hashlib.sha256(file).digest() or receipt.file_bytes != len(file):

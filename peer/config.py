@@ -10,6 +10,7 @@ import tomllib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ ENVIRONMENT_PREFIX = "NEARLIGHT_"
 MAX_FILE_BYTES = 1 << 20
 MAX_NAME_CHARS = 64
 PSK_BYTES = 32
+MAX_PRICE = 1_000_000  # credits: of the largest picture that a peer takes, a receipt can still say the price
+PRICE_DIGITS = 6  # behind the point: prices are told in millionths
 DEFAULT_LISTEN = (
     "/ip4/0.0.0.0/tcp/0",
 )  # any free port: several peers on one machine do not get in each other's way
@@ -30,6 +33,7 @@ DEFAULT_NETWORK = "main"
 _LISTS = frozenset({"listen", "join", "models", "allow"})
 _FLAGS = frozenset({"provide"})
 _NUMBERS = frozenset({"memory_percent"})
+_AMOUNTS = frozenset({"price"})
 _WORDS = {
     "1": True,
     "true": True,
@@ -65,6 +69,9 @@ class PeerConfig:
     name: str = ""  # shown to others
     network: str = DEFAULT_NETWORK  # peers of another network are strangers
     psk: bytes | None = field(default=None, repr=False)  # 32 bytes that every peer of a private swarm has
+    price: Decimal = Decimal(
+        0
+    )  # credits for one step of one megapixel; none are moved, it steers who is asked
     memory_percent: int = 80  # of this machine's, for peer and renderer; with more, the renderer is restarted
 
     def __post_init__(self) -> None:
@@ -92,8 +99,19 @@ class PeerConfig:
                 raise ConfigError(f"models must name folders, and {folder} is not a folder.")
         if self.psk is not None and len(self.psk) != PSK_BYTES:
             raise ConfigError(f"psk must be {2 * PSK_BYTES} hexadecimal digits.")
+        price = self.price
+        if not price.is_finite() or not 0 <= price <= MAX_PRICE or price != round(price, PRICE_DIGITS):
+            raise ConfigError(
+                f"price must be from 0 to {MAX_PRICE} credits for one step of one megapixel, "
+                f"with at most {PRICE_DIGITS} digits behind the point, not {_shown(str(price))}."
+            )
         if not 1 <= self.memory_percent <= 100:
             raise ConfigError(f"memory_percent must be from 1 to 100, not {self.memory_percent}.")
+
+    @property
+    def price_millionths(self) -> int | None:
+        """As an advert has it: credits x 10^-6, None where nothing is asked."""
+        return int(self.price.scaleb(PRICE_DIGITS)) or None
 
 
 def home_folder(option: str | None, environment: Mapping[str, str] = os.environ) -> Path:
@@ -172,6 +190,13 @@ def _typed(name: str, value: Any, where: str) -> Any:
         if not isinstance(value, int) or isinstance(value, bool):
             raise ConfigError(f"{where}: {name} must be a whole number, not {_shown(value)}.")
         return value
+    if name in _AMOUNTS:
+        try:
+            if isinstance(value, bool):
+                raise InvalidOperation
+            return Decimal(str(value))  # of a float in a file, the digits that were written
+        except InvalidOperation:
+            raise ConfigError(f"{where}: {name} must be a number, not {_shown(value)}.") from None
     if name in _LISTS:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str | Path) for item in value):
             raise ConfigError(f"{where}: {name} must be a list of texts, not {_shown(value)}.")

@@ -86,7 +86,9 @@ class Gossip:
 
     def _sign(self) -> SignedAdvert:
         able = self._able()
-        told = able if self._provide else replace(able, kinds=(), models=(), limits=None)
+        told = (
+            able if self._provide else replace(able, kinds=(), models=(), limits=None, price_millionths=None)
+        )
         signed = SignedAdvert.sign(told, network=self._network, private_key=self._private_key)
         self._directory.on_own_advert(signed, able)
         return signed

@@ -118,6 +118,7 @@ async def open_node(
             devices=_used(devices, device),
             models=tuple(_offered(model, directory, renderer, own_peer) for model in models.values()),
             limits=LIMITS,
+            price_millionths=config.price_millionths,
         )
 
     def on_capabilities() -> None:
@@ -255,6 +256,7 @@ async def open_node(
                 on_capabilities=on_capabilities,
                 on_receipt=keep_provided,
                 journal=journal_write,
+                rate_millionths=config.price_millionths,
                 memory_limit_bytes=total_memory_bytes() * config.memory_percent // 100,
             )
             provider = Provider(

@@ -8,12 +8,13 @@ from typing import Any
 import trio
 
 from protocol.errors import RemoteProtocolError, UnknownCriticalField
+from protocol.policy.cost import shown_credits
 from protocol.policy.queue import Refused
 from protocol.policy.streams import Streams
 from protocol.wire.advert import Limits
 from protocol.wire.conversation import ACK_WITHIN_US, HEARTBEAT_US, Conversation, Role
 from protocol.wire.identity import public_key_of
-from protocol.wire.offer import ReplayedOffer, SignedOffer, check_addressed_untrusted
+from protocol.wire.offer import Offer, ReplayedOffer, SignedOffer, check_addressed_untrusted
 from protocol.wire.receipt import Settled
 from protocol.wire.statement import Statement
 from protocol.wire.task import (
@@ -148,7 +149,11 @@ class Provider:
             await refuse("replayed", f"{exc}.")
             return None
         offer, statement = signed.offer, signed.offer.statement
-        refusal = self._cannot(session.peer, statement) or await self._cannot_draw(statement)
+        refusal = (
+            self._cannot(session.peer, statement)
+            or self._too_dear(session.peer, offer)
+            or await self._cannot_draw(statement)
+        )
         if refusal is not None:
             await refuse(*refusal)
             return None
@@ -179,6 +184,15 @@ class Provider:
         if max(len(statement.prompt.encode()), len(statement.negative.encode())) > limits.prompt_bytes:
             return "too_large", f"This peer takes prompts of {limits.prompt_bytes} bytes at most."
         return None
+
+    def _too_dear(self, peer: str, offer: Offer) -> tuple[str, str] | None:
+        price, cap = self._work.quote_millionths(peer, offer.statement), offer.price_cap_millionths
+        if cap is None or price <= cap:
+            return None
+        return (
+            "price",
+            f"This picture costs {shown_credits(price)} here; {shown_credits(cap)} were offered at most.",
+        )
 
     async def _cannot_draw(self, statement: Statement) -> tuple[str, str] | None:
         """What the model itself cannot do, known without loading it."""

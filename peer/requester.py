@@ -118,6 +118,7 @@ class _Run:
         self._job_id = job_id
         self._remote = remote
         self._events = events
+        self._wishes = asked.wishes
         self._job = Job()
         self._timeline = Timeline(asked.at_us)
         self._attempts: list[Attempt] = []
@@ -143,7 +144,8 @@ class _Run:
                             assert self._picture is not None
                             return self._picture
                         case GiveUp(sentence):
-                            raise JobFailed(sentence, nobody=self._job.attempts == 0)
+                            refused = all(attempt.outcome == "refused" for attempt in self._attempts)
+                            raise JobFailed(sentence, nobody=refused)
                         case _:
                             following += await self._do(action)
                 actions = following
@@ -197,7 +199,12 @@ class _Run:
         candidates = self._r._directory.candidates(now_us(), own=not self._remote)
         try:
             self._plan = plan(
-                candidates, self._statement, now_us=now_us(), excluded=excluded, seed=secrets.randbits(63)
+                candidates,
+                self._statement,
+                now_us=now_us(),
+                excluded=excluded,
+                seed=secrets.randbits(63),
+                wishes=self._wishes,
             )
         except NoCandidate as exc:
             return self._job.on_no_candidate(str(exc))
@@ -249,6 +256,8 @@ class _Run:
                 attempt=attempt.id,
                 expires_us=session.remote_now_us() + OFFER_LIVES_US,
                 max_wait_us=None if forced else choice.max_wait_us,
+                price_cap_millionths=choice.price_millionths,  # as its advert has it: no more than is known now
+                value_of_time_millionths=self._wishes.value_of_time_millionths,
             )
             attempt.offer = SignedOffer.sign(
                 offer, network=self._r._network, private_key=self._r._private_key
@@ -427,7 +436,14 @@ class _Run:
         return actions
 
     def _expected(self, attempt: Attempt) -> Expected:
-        return Expected(self._r._network, self._statement, attempt.id, attempt.choice.peer, self._r._key)
+        return Expected(
+            self._r._network,
+            self._statement,
+            attempt.id,
+            attempt.choice.peer,
+            self._r._key,
+            attempt.choice.price_millionths,
+        )
 
     def _drawn(self, attempt: Attempt, file: bytes) -> None:
         assert self._first_plan is not None

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import trio
 
+from protocol.policy.cost import price_millionths, time_cost_millionths
 from protocol.policy.prediction import SpeedBook, predict_own, promised_load_us
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat, State
 from protocol.wire.hello import LiveState
@@ -40,6 +41,8 @@ class Task:
     heard_us: int
     load_us: int  # promised: what is predicted, and more
     step_us: int  # predicted
+    rate_millionths: int = 0  # credits x 10^-6 for one step of one megapixel, as it was when it was taken on
+    value_of_time_millionths: int = 0  # of a second, by its offer
     changed: Changed = field(default_factory=Changed)
     phase: str = "queue"
     started: bool = False
@@ -74,9 +77,12 @@ class Work:
         on_capabilities: Callable[[], None],
         on_receipt: Callable[[Task, bytes], Awaitable[None]],
         journal: Callable[..., None],
+        rate_millionths: int | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:
+        """`rate_millionths`: what is asked of others for one step of one megapixel, in credits x 10^-6."""
         self.models = models
+        self._rate_millionths = rate_millionths or 0
         self._private_key = private_key
         self._network = network
         self._own_peer = own_peer
@@ -106,6 +112,13 @@ class Work:
     def task(self, attempt: bytes) -> Task | None:
         """What it has of `attempt`: waiting, running, or with a result that is still kept."""
         return self._tasks.get(attempt)
+
+    def quote_millionths(self, requester: str, statement: Statement) -> int:
+        """What the whole picture costs `requester`, in credits x 10^-6."""
+        return price_millionths(self._rate(requester), statement.pixels, statement.steps)
+
+    def _rate(self, requester: str) -> int:
+        return 0 if requester == self._own_peer else self._rate_millionths
 
     def wait_us(self, task: Task) -> int:
         """Until it is expected to start."""
@@ -139,6 +152,8 @@ class Work:
                     heard_us,
                     promised_us,
                     step_us,
+                    self._rate(requester),
+                    offer.value_of_time_millionths,
                     dropped_at_us=heard_us,
                 )
                 self._tasks[offer.attempt] = task
@@ -279,6 +294,8 @@ class Work:
     ) -> SignedReceipt:
         """`began_us`: when it was taken up.  What its times count adds up to all since its offer was heard."""
         file_hash = hashlib.sha256(rendered.file).digest() if rendered else NOTHING
+        signed_us = now_us()
+        latency = time_cost_millionths(signed_us - task.heard_us, task.value_of_time_millionths)
         receipt = Receipt(
             attempt=task.attempt,
             statement=task.statement.hash,
@@ -294,9 +311,11 @@ class Work:
             environment=self._renderer.environment[:128],
             queue_us=began_us - task.heard_us,
             load_us=load_us,
-            render_us=now_us() - began_us - load_us,
+            render_us=signed_us - began_us - load_us,
             finished_us=wall_us(),
             retain_s=RETAIN_S if rendered else 0,
+            price_millionths=price_millionths(task.rate_millionths, task.statement.pixels, steps_done),
+            latency_millionths=latency if task.value_of_time_millionths else None,
         )
         return SignedReceipt.sign(receipt, network=self._network, private_key=self._private_key)
 

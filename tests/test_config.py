@@ -52,6 +52,39 @@ def test_a_number_is_read_from_both(tmp_path):
             load_config(tmp_path, environment={"NEARLIGHT_MEMORY_PERCENT": wrong})
 
 
+@pytest.mark.parametrize(
+    ("text", "millionths"),
+    [
+        ("0.5", 500_000),
+        ('"0.5"', 500_000),
+        ("0.1", 100_000),
+        ("3", 3_000_000),
+        ("1e-6", 1),
+        ("0", None),
+        ("0.0", None),
+    ],
+)
+def test_a_price_is_read_to_the_digit(tmp_path, text, millionths):
+    write(tmp_path, f"price = {text}\n")
+    assert load_config(tmp_path, environment={}).price_millionths == millionths
+
+
+def test_a_price_comes_from_the_flag_and_the_environment_too_and_is_nothing_unless_told(tmp_path):
+    assert load_config(tmp_path, environment={}).price_millionths is None
+    environment = {"NEARLIGHT_PRICE": "0.25"}
+    assert load_config(tmp_path, environment=environment).price_millionths == 250_000
+    assert load_config(tmp_path, {"price": "2"}, environment).price_millionths == 2_000_000
+
+
+@pytest.mark.parametrize(
+    "wrong", ["-1", "-0.000001", "0.0000001", "1000001", "inf", "nan", "cheap", "1e99999999"]
+)
+def test_a_price_that_cannot_be_is_a_sentence(tmp_path, wrong):
+    with pytest.raises(ConfigError, match="price must be ") as told:
+        load_config(tmp_path, {"price": wrong}, {})
+    assert len(str(told.value)) < 200
+
+
 def test_a_shared_key_is_read_and_not_shown(tmp_path):
     config = load_config(tmp_path, environment={"NEARLIGHT_PSK": "ab" * 32})
     assert config.psk == b"\xab" * 32

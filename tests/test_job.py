@@ -257,3 +257,13 @@ def test_whatever_happens_a_job_ends_and_says_how(peers, data):
         assert actions[-1].sentence
     else:
         assert job.state is State.CANCELLED
+
+
+def test_when_all_are_busy_even_so_what_the_last_of_them_said_is_the_sentence():
+    job = Job()
+    job.start()
+    for asked in ("a", "a"):
+        job.on_plan(asked)
+        job.on_refused(busy=True, sentence="16 tasks wait here already, the most it takes.")
+        last = job.on_no_candidate("Nobody is left.")
+    assert last == [GiveUp("16 tasks wait here already, the most it takes.")]

@@ -36,6 +36,7 @@ from peer.requester import Requester
 from peer.store.ledger import Ledger, ReceiptRecord
 from peer.store.models import LocalModel
 from peer.work import Work
+from protocol.policy.cost import USUAL
 from protocol.policy.directory import Directory
 from protocol.policy.timeline import Timeline
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert
@@ -444,7 +445,7 @@ class FakeModel:
 class Peer:
     """One peer, wired as in peer.node."""
 
-    def __init__(self, world, name, *, provide, allow, models, home):
+    def __init__(self, world, name, *, provide, allow, models, home, rate_millionths=None):
         self.name, self._world = name, world
         self.key = hashlib.sha256(name.encode()).digest()
         self.id = peer_id_of(public_key_of(self.key))
@@ -456,6 +457,7 @@ class Peer:
         self.save_us = 0
         self._sequence = 0
         self._models = models
+        self.rate_millionths = rate_millionths
         self._ledger = Ledger(home / "ledger.sqlite3") if home else None
         self._file = Journal(home / "journal.jsonl") if home else None
         self.links = Links(
@@ -486,6 +488,7 @@ class Peer:
             on_capabilities=self.gossip.renew,
             on_receipt=self._keep_provided,
             journal=self._write,
+            rate_millionths=rate_millionths,
         )
         self.provider = Provider(
             private_key=self.key,
@@ -524,10 +527,10 @@ class Peer:
             self._ledger.close()
             self._file.close()
 
-    async def ask(self, wanted=None, *, remote=True, asked=None, asked_us=None):
+    async def ask(self, wanted=None, *, remote=True, asked=None, asked_us=None, wishes=USUAL):
         """The Picture, or JobFailed; what the person would be told is kept in `asked`."""
         asked = Asked() if asked is None else asked
-        at = AskedAt(now_us() if asked_us is None else asked_us)
+        at = AskedAt(now_us() if asked_us is None else asked_us, wishes=wishes)
         return await self.requester.render(
             wanted or statement(), "job", remote=remote, events=asked.events(), asked=at
         )
@@ -557,6 +560,7 @@ class Peer:
             devices=(Device("cpu", "fake", 1, None, None, None, ("fp32",)),),
             models=tuple(_offered(model) for model in self._models),
             limits=LIMITS,
+            price_millionths=self.rate_millionths,
         )
 
     def _on_connected(self, other):
@@ -640,9 +644,27 @@ class World:
         self.network = Network(nursery)
         self.peers = {}
 
-    async def add(self, name, *, provide=True, allow=(), models=(MODEL,), home=None, delay_us=DELAY_US):
+    async def add(
+        self,
+        name,
+        *,
+        provide=True,
+        allow=(),
+        models=(MODEL,),
+        home=None,
+        delay_us=DELAY_US,
+        rate_millionths=None,
+    ):
         """A peer that runs, connected to all others `delay_us` away, known to them and knowing them."""
-        added = Peer(self, name, provide=provide, allow=allow, models=models, home=home)
+        added = Peer(
+            self,
+            name,
+            provide=provide,
+            allow=allow,
+            models=models,
+            home=home,
+            rate_millionths=rate_millionths,
+        )
         await added.start()
         for other in self.peers.values():
             self.network.delays_us[frozenset((added.id, other.id))] = delay_us

@@ -80,6 +80,13 @@ def up(
     allow: Annotated[
         list[str] | None, typer.Option(help="Render for these peers only.", metavar="PEER...")
     ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(
+            help="What to ask for one step of one megapixel; it steers who is asked, no credits are moved.",
+            metavar="CREDITS",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What others see this peer called.")] = None,
     network: Network = None,
     home: Home = None,
@@ -95,6 +102,7 @@ def up(
         "models": model,
         "device": device,
         "allow": allow,
+        "price": price,
         "name": name,
         "network": network,
     }

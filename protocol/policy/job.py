@@ -132,9 +132,9 @@ class Job:
     def on_refused(self, *, busy: bool, sentence: str) -> list[Action]:
         """`busy`: another time it might; otherwise it never will for this picture."""
         peer = self._current()
+        self._last_sentence = sentence
         if not busy:
             self._tried.add(peer)
-            self._last_sentence = sentence
         else:
             self._redirects += 1
             self._refused.add(peer)

@@ -42,13 +42,14 @@ class Receipt:
     render_us: int
     finished_us: int  # provider's wall clock, Unix microseconds
     retain_s: int  # how long the result can be fetched again
-    price_millionths: int = 0
+    price_millionths: int = 0  # of the steps that were done
+    latency_millionths: int | None = None  # what its times cost at the offer's value of time; None: not told
     trace_root: bytes = b""
     trace_leaves: int = 0
     trace_class: str = "uncommitted"
 
     def to_value(self) -> Value:
-        return {
+        value: dict[str, Value] = {
             "attempt": self.attempt,
             "statement": self.statement,
             "requester": self.requester,
@@ -71,6 +72,9 @@ class Receipt:
             "trace_leaves": self.trace_leaves,
             "trace_class": self.trace_class,
         }
+        if self.latency_millionths is not None:
+            value["~latency_millionths"] = self.latency_millionths
+        return value
 
     @classmethod
     def from_untrusted(cls, value: Value) -> Self:
@@ -94,6 +98,7 @@ class Receipt:
             finished_us=fields.integer("finished_us", 0, U64),
             retain_s=fields.integer("retain_s", 0, U32),
             price_millionths=fields.integer("price_millionths", 0, U64),
+            latency_millionths=fields.maybe("~latency_millionths", lambda key: fields.integer(key, 0, U64)),
             trace_root=fields.data("trace_root", at_most=HASH_BYTES),
             trace_leaves=fields.integer("trace_leaves", 0, U32),
             trace_class=fields.choice("trace_class", TRACE_CLASSES),
