@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import trio
 
-from . import playing, report, witness
+from . import flow, playing, report, witness
 from .failed import NOT_DONE, WRONG_USAGE, failed
 from .interrupts import SIGNAL_EXIT_CODE, run_until_signal
 from .packets import BadRecord
@@ -57,6 +57,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     seen.add_argument("run", type=Path, metavar="RUN", help="the folder of `run --out`")
     seen.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    measured = commands.add_parser(
+        "goodput",
+        help="what one TCP flow among real peers gets of a line's rate; exit code 1 where it is too little",
+    )
+    flow.add_arguments(measured)
     playing.add_agree_arguments(
         commands.add_parser(
             "agree",
@@ -67,6 +72,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         commands.add_parser("report", help="draw what runs and simulations left, on one HTML page")
     )
     options = parser.parse_args(arguments)
+    if options.command == "goodput" and (sentence := flow.why_not(options)):
+        measured.error(sentence)
     if options.command != "up":
         return options
     if not 1 <= options.peers <= MAX_PEERS:
@@ -159,6 +166,8 @@ def _run(options: argparse.Namespace) -> int:
             return report.report(options)
         case "witness":
             return compare_with_witness(options)
+        case "goodput":
+            return trio.run(run_until_signal, lambda: flow.goodput(options))
         case "agree":
             return trio.run(run_until_signal, lambda: playing.agree(options))
         case "run":

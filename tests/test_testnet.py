@@ -75,7 +75,16 @@ def test_wrong_flags_of_the_demo_get_a_sentence_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["up", "--peers", "0"], ["up", "--peers", "2", "--providers", "3"]]
+    "arguments",
+    [
+        [],
+        ["up", "--peers", "0"],
+        ["up", "--peers", "2", "--providers", "3"],
+        ["goodput", "--peers", "1"],
+        ["goodput", "--rate", "0"],
+        ["goodput", "--rtt-ms", "nan"],
+        ["goodput", "--rtt-ms", "-3"],
+    ],
 )
 def test_wrong_flags_of_the_testnet_get_exit_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
