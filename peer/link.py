@@ -49,6 +49,7 @@ class Session:
         self.epoch_us = secrets.randbits(EPOCH_BITS) - now_us()
         self.hello: Hello | None = None
         self.offset_us: tuple[int, int] | None = None
+        self._compared_us = 0  # when the offset was last narrowed
 
     def clock_us(self, at_us: int | None = None) -> int:
         """Our clock of this connection, at the monotonic reading `at_us` or now."""
@@ -72,11 +73,15 @@ class Session:
     def on_hello(self, hello: Hello, heard_us: int) -> None:
         self.hello = hello
         self.offset_us = (hello.sent_us - heard_us, hello.sent_us - heard_us + LOST_AFTER_S_US)
+        self._compared_us = heard_us
 
     def on_exchange(self, sent_us: int, remote_heard_us: int, remote_sent_us: int, heard_us: int) -> None:
         """Four timestamps: ours monotonic, theirs on their clock of this connection."""
         interval = offset_interval(sent_us, remote_heard_us, remote_sent_us, heard_us)
-        self.offset_us = interval if self.offset_us is None else narrow(self.offset_us, interval)
+        later_us, self._compared_us = max(0, heard_us - self._compared_us), heard_us
+        if self.offset_us is not None:
+            interval = narrow(self.offset_us, interval, later_us=later_us)
+        self.offset_us = interval
 
 
 LOST_AFTER_S_US = int(LOST_AFTER_S * 1e6)

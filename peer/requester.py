@@ -408,6 +408,9 @@ class _Run:
         self._heard_span("transfer", attempt.left_us, line.talk.heard_us, read_us)
         if attempt.receiver is None or attempt.result is None:
             raise RemoteProtocolError("a receipt without a picture")
+        self._r._journal(
+            "received", job=self._job_id, attempt=attempt.id.hex(), offset_us=line.session.offset_us
+        )
         attempt.receiver.finish_untrusted()
         file = bytes(attempt.data)
         signed = await trio.to_thread.run_sync(

@@ -12,7 +12,6 @@ import sys
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -371,7 +370,16 @@ def _witness(run: Path) -> Value | None:
     return {
         "within_us": witness.WITHIN_US,
         "within_share": witness.WITHIN_SHARE,
-        "phases": [{**asdict(each), "job": f"{each.job}", "agrees": each.agrees} for each in found.phases],
+        "phases": [
+            {
+                "job": f"{each.job}",
+                "phase": each.phase,
+                "told_us": each.told_us,
+                "seen_us": each.seen_us,
+                "agrees": each.agrees,
+            }
+            for each in found.phases
+        ],
     }
 
 

@@ -57,6 +57,7 @@ class Compared:
     phase: str
     told_us: int  # by the requester's timeline
     seen_us: int  # by the record of packets
+    unsure_us: int  # it begins or ends with a moment of the provider's clock, known to that by the requester
 
     @property
     def agrees(self) -> bool:
@@ -92,6 +93,7 @@ class Told:
     result_bytes: int  # RESULT, at least
     least_bytes: int  # from its first to the last of RECEIPT, in as few CHUNKs as can be
     most_bytes: int
+    unsure_us: int  # half of the interval in which the offset between the two clocks lies
 
 
 def compare(folder: Path) -> Comparison:
@@ -117,7 +119,10 @@ def compare(folder: Path) -> Comparison:
             continue
         moments = (told.offered_us, told.accepted_us, told.sent_us, told.arrived_us)
         for index, phase in enumerate(PHASES):
-            compared.append(Compared(number, phase, moments[index + 1] - moments[index], seen[index]))
+            unsure_us = 0 if phase == "offer" else told.unsure_us
+            compared.append(
+                Compared(number, phase, moments[index + 1] - moments[index], seen[index], unsure_us)
+            )
     return Comparison(tuple(compared), tuple(left_out))
 
 
@@ -210,16 +215,16 @@ def told_of(folder: Path, job: dict[str, Any]) -> Told:
     }
     if transfer is None or "offer" not in spans:
         raise NotSeen("its timeline tells of no offer, or of no transfer")
-    asked_us = next(
-        (
-            entry["asked_us"]
-            for entry in journals.entries(folder / "peers" / job["by"] / journals.FILE)
-            if entry.get("event") == "planned" and entry.get("job") == job["job"] and "asked_us" in entry
-        ),
-        None,
-    )
-    if asked_us is None:
-        raise NotSeen(f"the journal of {job['by']} does not say when it was asked for")
+    journal = {
+        entry.get("event"): entry
+        for entry in journals.entries(folder / "peers" / job["by"] / journals.FILE)
+        if entry.get("job") == job["job"]
+    }
+    try:
+        asked_us: int = journal["planned"]["asked_us"]
+        lowest_us, highest_us = journal["received"]["offset_us"]
+    except KeyError:
+        raise NotSeen(f"the journal of {job['by']} does not say when it was asked for and received") from None
     offer = spans["offer"]
     sizes_bytes = _sent_bytes(folder / f"job-{job['number']}.png", job["timeline"], transfer)
     return Told(
@@ -230,6 +235,7 @@ def told_of(folder: Path, job: dict[str, Any]) -> Told:
         result_bytes=sizes_bytes[0],
         least_bytes=sizes_bytes[1],
         most_bytes=sizes_bytes[2],
+        unsure_us=(highest_us - lowest_us) // 2,
     )
 
 
@@ -301,6 +307,8 @@ def table(found: Comparison) -> str:
     lines = ["job  phase        timeline         wire   differs"]
     for each in found.phases:
         verdict = "" if each.agrees else "  disagrees"
+        if not each.agrees and abs(each.told_us - each.seen_us) <= each.unsure_us:
+            verdict += f"; the provider's clock is known to {each.unsure_us / 1000:.1f} ms"
         lines.append(
             f"{each.job:3}  {each.phase:8} {each.told_us / 1000:9.1f} ms {each.seen_us / 1000:9.1f} ms "
             f"{(each.told_us - each.seen_us) / 1000:6.1f} ms{verdict}"

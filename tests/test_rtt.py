@@ -3,7 +3,15 @@ import random
 import pytest
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.policy.rtt import MAX_SAMPLES, WINDOW_US, Rtt, RttEstimator, narrow, offset_interval
+from protocol.policy.rtt import (
+    DRIFT_MILLIONTHS,
+    MAX_SAMPLES,
+    WINDOW_US,
+    Rtt,
+    RttEstimator,
+    narrow,
+    offset_interval,
+)
 
 from .truth import WORLDS
 
@@ -79,3 +87,19 @@ def test_hearing_the_answer_before_asking_is_our_bug():
 def test_two_intervals_narrow_each_other_and_a_contradiction_keeps_the_newer():
     assert narrow((0, 10), (5, 20)) == (5, 10)
     assert narrow((0, 10), (11, 20)) == (11, 20)
+
+
+@pytest.mark.parametrize("drift_millionths", [-DRIFT_MILLIONTHS, -7, 0, 13, DRIFT_MILLIONTHS])
+def test_the_offset_of_clocks_that_drift_stays_within_its_interval(drift_millionths):
+    dice = random.Random(1)
+    known, compared_us = None, 0
+    for t1 in range(0, 7_200_000_000, 15_000_000):  # a ping every 15 s, two hours long
+        offset_us = 1_000_000 + t1 * drift_millionths // 1_000_000
+        there_us, back_us = (20_000 + round(dice.expovariate(1 / 2_000)) for _ in range(2))
+        t2, t4 = t1 + offset_us + there_us, t1 + there_us + back_us
+        interval = offset_interval(t1, t2, t2, t4)
+        known = interval if known is None else narrow(known, interval, later_us=t4 - compared_us)
+        compared_us = t4
+        assert known[0] <= offset_us <= known[1]
+        assert known[1] - known[0] <= interval[1] - interval[0]
+    assert abs(sum(known) // 2 - offset_us) <= 1_000  # paths are as long both ways: the middle is the truth

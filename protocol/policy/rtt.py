@@ -7,6 +7,7 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 
 WINDOW_US = 300_000_000  # a route lives for minutes; an older minimum may be that of another one
 MAX_SAMPLES = 64
+DRIFT_MILLIONTHS = 30  # of two clocks; RFC 5905 allows each 15 (appendix A.1.1, PHI)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ def offset_interval(t1: int, t2: int, t3: int, t4: int) -> tuple[int, int]:
     return lowest, highest
 
 
-def narrow(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
-    """What two intervals for one offset leave.  If they exclude each other (clocks drift), the second."""
-    low, high = max(first[0], second[0]), min(first[1], second[1])
+def narrow(first: tuple[int, int], second: tuple[int, int], *, later_us: int = 0) -> tuple[int, int]:
+    """What two intervals for one offset leave, the second `later_us` after the first: meanwhile clocks drift.
+
+    If they exclude each other (a clock drifts more than any should), the second.
+    """
+    drift_us = -(-later_us * DRIFT_MILLIONTHS // 1_000_000)
+    low, high = max(first[0] - drift_us, second[0]), min(first[1] + drift_us, second[1])
     return (low, high) if low <= high else second
