@@ -1,4 +1,4 @@
-"""Connections over an emulated network, made in this process: for tests and benchmarks of the links themselves."""
+"""What tests and benchmarks of emulated links share."""
 
 import os
 import time
@@ -6,9 +6,6 @@ import time
 import trio
 
 from testnet import tun
-from testnet.flow import PORT, connected, flow, inside
-
-__all__ = ["PORT", "connected", "flow", "inside", "lacks", "round_trips_ms"]
 
 
 def lacks() -> str | None:
@@ -23,6 +20,7 @@ def lacks() -> str | None:
 
 
 async def round_trips_ms(near: trio.SocketStream, far: trio.SocketStream, count: int) -> list[float]:
+    """Of one byte there and one back, one after another."""
     took = []
     for _ in range(count):
         start = time.monotonic()

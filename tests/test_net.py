@@ -15,11 +15,12 @@ import pytest
 import trio
 
 from testnet import net, packets, processes, topology
+from testnet.flow import PORT, connected, flow
 from testnet.link import Line
 from testnet.link import Path as Link
 from testnet.swarm import ROOT
 
-from .emulated import PORT, connected, flow, lacks, round_trips_ms
+from .emulated import lacks, round_trips_ms
 
 WITHIN_S = 30
 

@@ -67,8 +67,8 @@ def table_of(measured: list[tuple[Figure, float]], missing: list[Missing]) -> Ta
     table.add_column("load", justify="right")
     for figure, load in measured:
         verdict = "[green]met[/]" if figure.met else "[red]missed[/]"
-        value = f"{figure.value:.3g} {figure.unit}"
-        spread = "" if figure.spread is None else " to ".join(f"{each:.3g}" for each in figure.spread)
+        value = f"{_shown(figure.value)} {figure.unit}"
+        spread = "" if figure.spread is None else " to ".join(map(_shown, figure.spread))
         table.add_row(
             figure.name,
             figure.says,
@@ -82,6 +82,10 @@ def table_of(measured: list[tuple[Figure, float]], missing: list[Missing]) -> Ta
     for name, lacks in missing:
         table.add_row(name, f"not measured: {lacks}")
     return table
+
+
+def _shown(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def main() -> int:
