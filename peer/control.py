@@ -35,7 +35,7 @@ async def ask_own(config: PeerConfig, kind: str, body: Mapping[str, Value], on_e
     began_us = asked_us if isinstance(asked_us, int) else now_us()
     async with _running_node(config, silent) as service:
         started_us = now_us()
-        if config.join and kind in ("render", "swarm"):
+        if config.join and kind in ("render", "quote", "swarm"):
             await _wait_known(service._node)
 
         def emit(kind: str, fields: dict[str, Value]) -> None:

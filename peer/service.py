@@ -1,18 +1,19 @@
 """What the command can ask of a running peer: one schema, whether it comes over the control socket or from within.
 
-Requests and events are [kind, map] of canonical values.  Kinds: status, swarm, render, jobs, cancel, why.
+Requests and events are [kind, map] of canonical values.  Kinds: status, swarm, render, quote, jobs, cancel, why.
 """
 
 import hashlib
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
 
 from protocol.errors import MalformedMessage
+from protocol.policy.ladder import Fitted
 from protocol.policy.prediction import Candidate
 from protocol.policy.selection import Plan
 from protocol.policy.timeline import Timeline, duration
@@ -21,12 +22,13 @@ from protocol.wire.fields import Fields
 from protocol.wire.statement import Statement
 from protocol.wire.task import Progress
 
-from . import __version__, history
+from . import __version__, history, quoting
 from .asking import Asked, Attempt, Events, JobFailed, Picture
 from .changed import Changed
 from .clock import now_us, wall_us
 from .errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
 from .node import Node
+from .quoting import Wished, wished_untrusted
 from .store.ledger import JobRecord
 from .wanted import of_batch, statement_untrusted
 
@@ -44,6 +46,8 @@ STARTING = ("start_peer", "join")  # what may come between "asked" and the reque
 class _Running:
     """A job of this peer while it is under way."""
 
+    wished: Wished
+    fitted: Fitted | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     pictures: dict[int, Picture] = field(default_factory=dict)
     saved: set[int] = field(default_factory=set)
@@ -65,7 +69,7 @@ class Service:
 
     async def handle(self, kind: str, body: dict[str, Value], emit: Emit) -> None:
         """Emits the events of one request; UserError if it cannot be done."""
-        fields = Fields(body, kind)
+        fields = Fields({"wishes": None, **body} if kind in ("render", "quote") else body, kind)
         match kind:
             case "status":
                 emit("status", self._status())
@@ -73,6 +77,8 @@ class Service:
                 emit("swarm", {"peers": self._swarm()})
             case "render":
                 await self._render(fields, emit)
+            case "quote":
+                await self._quote(fields, emit)
             case "jobs":
                 limit = fields.integer("limit", 1, MAX_JOBS)
                 running = frozenset(self._running)
@@ -173,15 +179,21 @@ class Service:
             asked = _asked(fields, began_us)
             saves = fields.maybe("~saves", fields.flag) or False
             count = fields.integer("count", 1, MAX_COUNT)
+            wished = wished_untrusted(fields, count)
             remote = fields.flag("remote")
             statement = await statement_untrusted(self._node, fields)
         except MalformedMessage as exc:
             raise UserError(f"{exc}.", WRONG_USAGE) from exc
+        asked = replace(asked, wishes=wished.wishes(asked.at_us, batch=count > 1))
+        fitted = quoting.fitted(self._node, statement, wished, asked.at_us, remote=remote)
+        statement = fitted.drawn if fitted else statement
         job = secrets.token_hex(8)
         statements = [of_batch(statement, index) for index in range(count)]
         emit("job", {"job": job, "seeds": [each.seed for each in statements]})
-        running = self._running[job] = _Running()
-        request = _request(statements[0], count, remote)
+        if fitted:
+            emit("told", {"picture": None, "sentence": fitted.sentence})
+        running = self._running[job] = _Running(wished, fitted)
+        request = _request(statements[0], count, remote) | wished.to_json()
         record = JobRecord(job, wall_us(), "running", request)
         ledger = self._node.ledger
         failed: list[JobFailed] = []
@@ -189,9 +201,8 @@ class Service:
         async def one(index: int, limit: trio.CapacityLimiter) -> None:
             async with limit:
                 try:
-                    await self._one(
-                        job, index, statements[index], remote, emit, Asked(now_us()) if index else asked
-                    )
+                    at = replace(asked, at_us=now_us(), spans=()) if index else asked
+                    await self._one(job, index, statements[index], remote, emit, at)
                 except JobFailed as exc:
                     emit("failed", {"picture": index, "sentence": exc.sentence})
                     failed.append(exc)
@@ -217,7 +228,7 @@ class Service:
                 else "cancelled"
             )
             why = (
-                self._report(job, done[-1])
+                self._report(job, done[-1], running)
                 if done
                 else {"job": job, "sentences": [each.sentence for each in failed[-1:]]}
             )
@@ -228,7 +239,7 @@ class Service:
                 request | {"provider": done[-1].provider if done else None},
                 outcome=failed[-1].sentence if failed else None,
                 timeline=tuple(dict(entry) for entry in done[-1].timeline.entries()) if done else (),
-                candidates=tuple(_candidates(done[-1].plan, self._node)) if done else (),
+                candidates=tuple(quoting.candidates(done[-1].plan, self._node)) if done else (),
                 why=why,
             )
             with trio.CancelScope(shield=True):
@@ -238,6 +249,22 @@ class Service:
         emit("finished", {"job": job, "done": len(done), "failed": len(failed)})
         if failed and not done:
             raise UserError(failed[-1].sentence, NOBODY if failed[-1].nobody else JOB_FAILED)
+
+    async def _quote(self, fields: Fields, emit: Emit) -> None:
+        """What `render` would do with the same request: nobody is asked for anything."""
+        asked_us = now_us()
+        try:
+            count = fields.integer("count", 1, MAX_COUNT)
+            wished = wished_untrusted(fields, count)
+            remote = fields.flag("remote")
+            statement = await statement_untrusted(self._node, fields)
+        except MalformedMessage as exc:
+            raise UserError(f"{exc}.", WRONG_USAGE) from exc
+        fitted = quoting.fitted(self._node, statement, wished, asked_us, remote=remote)
+        statement = fitted.drawn if fitted else statement
+        wishes = wished.wishes(asked_us, batch=count > 1)
+        answer = quoting.quote(self._node, statement, wishes, remote=remote)
+        emit("quote", {**answer, "count": count, "rung": quoting.rung(fitted)})
 
     async def _one(
         self, job: str, index: int, statement: Statement, remote: bool, emit: Emit, asked: Asked
@@ -249,7 +276,8 @@ class Service:
             exclusions: list[Value] = [
                 {"peer": peer, "sentence": sentence} for peer, sentence in plan.exclusions
             ]
-            emit("plan", {"picture": index, "candidates": _candidates(plan, node), "exclusions": exclusions})
+            listed = quoting.candidates(plan, node)
+            emit("plan", {"picture": index, "candidates": listed, "exclusions": exclusions})
 
         def attempted(attempt: Attempt) -> None:
             peer = attempt.choice.peer
@@ -295,7 +323,7 @@ class Service:
         await node.requester.render(statement, job, remote=remote, events=events, asked=asked)
 
     def _summary(self, job: str, picture: Picture) -> dict[str, Any]:
-        timeline = picture.timeline
+        timeline, running = picture.timeline, self._running[job]
         return {
             "job": job,
             "image": None,
@@ -312,8 +340,12 @@ class Service:
             "wall_us": timeline.wall_us,
             "unaccounted_us": timeline.unaccounted_us,
             "timeline": timeline.entries(),
-            "candidates": _candidates(picture.plan, self._node),
+            "candidates": quoting.candidates(picture.plan, self._node),
             "attempts": [_attempt(attempt, self._node) for attempt in picture.attempts],
+            "price_millionths": quoting.price_millionths(picture),
+            "value_of_time_millionths": picture.plan.wishes.value_of_time_millionths,
+            "wished": running.wished.to_json(),
+            "rung": quoting.rung(running.fitted),
             "model": picture.statement.model.hex(),
             "prompt_included": False,
         }
@@ -328,13 +360,13 @@ class Service:
         self._running[meant[0]].scope.cancel()
         return meant[0]
 
-    def _report(self, job: str, picture: Picture) -> dict[str, Any]:
+    def _report(self, job: str, picture: Picture, running: _Running) -> dict[str, Any]:
         timeline, plan = picture.timeline, picture.plan
         avoidable = timeline.largest_avoidable()
         chosen = plan.ranked[0]
         return {
             "job": job,
-            "candidates": _candidates(plan, self._node),
+            "candidates": quoting.candidates(plan, self._node),
             "chosen": chosen.peer,
             "provider": picture.provider,
             "exclusions": [{"peer": peer, "sentence": sentence} for peer, sentence in plan.exclusions],
@@ -345,7 +377,14 @@ class Service:
             "avoidable": {"span": avoidable.span, "us": avoidable.us, "sentence": avoidable.sentence}
             if avoidable
             else None,
-            "sentences": [plan.why(), *_compared(timeline, plan)],
+            "price_millionths": quoting.price_millionths(picture),
+            "value_of_time_millionths": plan.wishes.value_of_time_millionths,
+            "rung": quoting.rung(running.fitted),
+            "sentences": [
+                plan.why(),
+                *_compared(timeline, plan),
+                *quoting.aftermath(picture, running.wished, running.fitted, self._node),
+            ],
         }
 
 
@@ -383,19 +422,6 @@ def _request(statement: Statement, count: int, remote: bool) -> dict[str, Any]:
         "count": count,
         "remote": remote,
     }
-
-
-def _candidates(plan: Plan, node: Node) -> list[Any]:
-    return [
-        {
-            "peer": choice.peer,
-            "name": node.plain_name(choice.peer),
-            "rtt_us": choice.rtt_us,
-            "predicted_us": choice.predicted_us,
-            "spans": dict(choice.spans),
-        }
-        for choice in plan.ranked
-    ]
 
 
 def _attempt(attempt: Attempt, node: Node) -> dict[str, Any]:

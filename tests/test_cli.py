@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,9 +20,10 @@ from peer.cli.doctor import check_clock, check_disk, check_home, check_key, chec
 from peer.cli.files import destination, write_whole
 from peer.cli.live import Live, total_range_us
 from peer.cli.preview import half_blocks, shrink
-from peer.cli.show import console, jobs_table, swarm_table, timeline_rows, who
+from peer.cli.show import console, jobs_table, quote_table, swarm_table, timeline_rows, who
 from peer.cli.up import lines
 from peer.errors import NOBODY, UserError
+from protocol.policy.cost import PRESETS_MILLIONTHS
 from protocol.wire.identity import peer_id_of, public_key_of
 
 OWN = peer_id_of(public_key_of(bytes([1]) * 32))
@@ -698,3 +700,193 @@ def test_a_terminal_without_the_letters_shows_others(door, monkeypatch, tmp_path
     ascii_only.flush()
     assert exit_.value.code == 0
     assert b"1.23 ms" in ascii_only.buffer.getvalue()
+
+
+# price, time and quality
+
+
+def wishes_of(peer, door, *arguments):
+    """What a render with these flags asks for, beside the picture."""
+    door.events = [JOB, picture(), FINISHED]
+    assert peer("render", "x", *arguments)[0] == 0
+    return door.asked[-1][1].get("wishes")
+
+
+def test_nothing_is_wished_unless_it_was_said(peer, door):
+    assert wishes_of(peer, door) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--near"], 1_000_000_000),
+        (["--balanced"], 1_000_000),
+        (["--cheap"], 1_000),
+        (["--value-of-time", "0.5"], 500_000),
+        (["--value-of-time", "0"], 0),
+    ],
+)
+def test_the_value_of_time_is_said_in_credits_or_by_a_word(peer, door, arguments, value):
+    assert wishes_of(peer, door, *arguments)["~value_of_time_millionths"] == value
+
+
+def test_the_help_of_each_preset_is_the_value_of_time_that_it_stands_for(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["render", "--help"])
+    said = capsys.readouterr().out
+    for name, millionths in PRESETS_MILLIONTHS.items():
+        line = next(line for line in said.splitlines() if line.strip().startswith(f"--{name} "))
+        assert re.search(rf"--value-of-time {millionths / 1e6:g}\b", line)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "us"),
+    [
+        ("--deadline", "2s", 2_000_000),
+        ("--deadline", "1.5min", 90_000_000),
+        ("--within", "300ms", 300_000),
+        ("--within", "0.3 s", 300_000),
+    ],
+)
+def test_times_have_their_unit(peer, door, flag, text, us):
+    assert wishes_of(peer, door, flag, text)[f"~{flag[2:]}_us"] == us
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--near", "--cheap"], "--near and --cheap say different things of what time is worth: give one."),
+        (["--cheap", "--value-of-time", "1"], "--cheap and --value-of-time say different things"),
+        (["--value-of-time", "-1"], "--value-of-time must be from 0 to 1000000 credits a second, not '-1'."),
+        (["--value-of-time", "nan"], "--value-of-time must be"),
+        (["--value-of-time", "2 credits"], "--value-of-time must be"),
+        (["--value-of-time", "1e999999999"], "--value-of-time must be"),
+        (["--deadline", "0s"], "--deadline must be more than nothing and at most a day, not '0s'."),
+        (["--deadline", "2"], "--deadline must be a time with its unit (us, ms, s, min), like 2s or 300ms, not '2'."),
+        (["--deadline", "-2s"], "--deadline must be a time with its unit"),
+        (["--deadline", "2h"], "--deadline must be a time with its unit"),
+        (["--deadline", "99999min"], "at most a day"),
+        (["--within", "0.0000001s"], "--within must be a time with its unit"),
+        (["--within", "\u0663s"], "--within must be a time with its unit"),
+        (["--within", "1s", "--deadline", "2s"], "--within gives up quality to be in time, and --deadline refuses"),
+        (["--within", "1s", "--count", "2"], "--within is about one picture: it goes without --count."),
+        (["--dry-run", "--size", "7"], "multiple of 8"),
+    ],
+)  # fmt: skip
+def test_wrong_prices_and_times_are_sentences_before_anything_is_asked(peer, door, arguments, says):
+    code, out, err = peer("render", "x", *arguments)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert door.asked == []
+
+
+@pytest.mark.parametrize("price", ["-1", "cheap", "inf"])
+def test_a_price_that_cannot_be_is_a_sentence(peer, price):
+    code, out, err = peer("up", "--price", price)
+    assert (code, out) == (2, "")
+    assert "price must be " in err
+
+
+def priced(**more):
+    kind, event = picture()
+    summary = (
+        json.loads(event["summary"])
+        | {"price_millionths": 5_200, "value_of_time_millionths": 1_000_000}
+        | more
+    )
+    return kind, {**event, "summary": json.dumps(summary)}
+
+
+def test_a_price_and_what_the_time_cost_are_said_and_that_no_credits_are_moved(peer, door):
+    door.events = [JOB, priced(), FINISHED]
+    said = " ".join(peer("render", "x")[1].split())
+    assert "It cost 0.0052 credits, and 2" in said
+    assert "at 1 credit a second. No credits are moved." in said
+    door.events = [JOB, priced(price_millionths=0), FINISHED]
+    assert "credit" not in peer("render", "y")[1]
+    door.events = [JOB, priced(price_millionths=0, wished={"value_of_time_millionths": 1}), FINISHED]
+    assert "It cost 0 credits" in peer("render", "z")[1]
+    assert json.loads(peer("render", "j", "--json")[1])["price_millionths"] == 0
+
+
+def test_the_rung_that_was_taken_is_said_and_whether_it_was_in_time(peer, door):
+    rung = {"name": "half", "given_up": "6 steps instead of 12", "within_us": 300_000,
+            "sentence": "Within 300 ms: half of the steps, that is 6 steps instead of 12."}  # fmt: skip
+    told = ("told", {"picture": None, "sentence": rung["sentence"]})
+    door.events = [JOB, told, priced(price_millionths=0, rung=rung, wished={"within_us": 300_000}), FINISHED]
+    _, out, err = peer("render", "x", "--within", "300ms")
+    assert rung["sentence"] in " ".join(out.split())
+    assert rung["sentence"] in err
+    assert "later" not in out
+    door.events = [JOB, told, priced(rung=rung, wished={"within_us": 30_000}), FINISHED]
+    assert "later than within 30.0 ms, as was wanted." in " ".join(
+        peer("render", "y", "--within", "30ms")[1].split()
+    )
+
+
+QUOTE = {
+    "width": 512, "height": 512, "steps": 20, "model": "0f" * 32, "value_of_time_millionths": 1_000_000, "count": 1,
+    "candidates": [
+        {"peer": OTHER, "name": EVIL * 3, "rtt_us": 1234, "predicted_us": 1_950_000, "p90_us": 2_150_000,
+         "price_millionths": 1_300_000, "cost_millionths": 3_450_000, "spans": {"step": 1_900_000, "offer": 600}},
+        {"peer": OWN, "name": "oak", "rtt_us": 0, "predicted_us": 12_300_000, "p90_us": 14_500_000,
+         "price_millionths": 0, "cost_millionths": 14_500_000, "spans": {}},
+    ],
+    "exclusions": [{"peer": OWN, "name": "elm", "sentence": "It does not render for others."}],
+    "sentence": "It was the dearer one.", "rung": None,
+}  # fmt: skip
+
+
+def test_a_dry_run_quotes_and_draws_nothing(peer, door, tmp_path):
+    door.events = [("quote", QUOTE)]
+    code, out, err = peer("render", "x", "--dry-run", "--near", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == QUOTE
+    ((kind, body),) = door.asked
+    assert kind == "quote"
+    assert body["wishes"]["~value_of_time_millionths"] == 1_000_000_000
+    _, out, _ = peer("render", "x", "--dry-run")
+    said = " ".join(out.split())
+    for words in ("512x512, 20 steps", "1.95 s - 2.15 s", "1.3", "3.45", "would be asked first, and would see the prompt",
+                  "It was the dearer one.", "It does not render for others.", "No credits are moved"):  # fmt: skip
+        assert words in said
+    assert "\x1b" not in out
+    assert list(tmp_path.glob("*.png")) == []
+    taken = tmp_path / "x.png"
+    taken.write_bytes(b"dear")
+    assert peer("render", "x", "--dry-run", "-o", "x.png")[0] == 0
+
+
+def test_a_quote_fits_sixty_columns(peer, door, monkeypatch):
+    for columns in 60, 80, 200:
+        rows = drawn(quote_table(QUOTE, columns), columns).splitlines()
+        assert max(map(len, rows)) <= columns
+        assert any("1.95 s - 2.15 s" in row for row in rows)
+        assert ("1.23 ms" in "".join(rows)) == (columns >= 80)
+    monkeypatch.setenv("COLUMNS", "60")
+    door.events = [("quote", QUOTE)]
+    assert max(map(len, peer("render", "x", "--dry-run")[1].splitlines())) <= 60
+
+
+def test_nobody_to_quote_is_a_sentence(peer, door):
+    door.error = UserError("Nothing can be had within 1.00 ms: the soonest ...", NOBODY)
+    assert peer("render", "x", "--dry-run", "--within", "1ms")[0] == 3
+
+
+def test_why_shows_predicted_spans_and_prices_where_there_are_any(peer, door):
+    report = {
+        "job": "ab",
+        "candidates": QUOTE["candidates"],
+        "chosen": OTHER,
+        "timeline": TIMELINE,
+        "wall_us": 211_000,
+    }
+    door.events = [("why", {"report": json.dumps(report)})]
+    said = peer("why")[1]
+    assert "price" in said
+    assert "1.3 " in said
+    assert "step 1.90 s, offer 600 us" in " ".join(said.split())
+    free = [{**each, "price_millionths": 0} for each in QUOTE["candidates"]]
+    door.events = [("why", {"report": json.dumps(report | {"candidates": free})})]
+    assert "price" not in peer("why")[1]

@@ -142,14 +142,44 @@ def render(
     ] = None,
     count: Annotated[int, typer.Option(help="How many pictures.", metavar="N")] = 1,
     remote: Annotated[bool, typer.Option("--remote", help="Not on this device.")] = False,
+    value_of_time: Annotated[
+        str | None,
+        typer.Option(
+            help="What a second is worth, in credits: prices and time are weighed by it. No credits are moved.",
+            metavar="CREDITS",
+        ),
+    ] = None,
+    near: Annotated[
+        bool, typer.Option("--near", help="Time decides: --value-of-time 1000.", show_default=False)
+    ] = False,
+    balanced: Annotated[
+        bool,
+        typer.Option("--balanced", help="--value-of-time 1, as if nothing was said.", show_default=False),
+    ] = False,
+    cheap: Annotated[
+        bool, typer.Option("--cheap", help="The price decides: --value-of-time 0.001.", show_default=False)
+    ] = False,
+    deadline: Annotated[
+        str | None,
+        typer.Option(help="Ask only who is expected to be in time, like 2s; else refuse.", metavar="TIME"),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            help="Give up steps and size until it is there in time, like 300ms, and say so.", metavar="TIME"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say who would draw it, how soon and for what; draw nothing.")
+    ] = False,
     join: Join = None,
     device: Device = None,
     network: Network = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draws PROMPT on the peer that will have it finished first."""
-    from .arguments import configuration, render_request
+    """Draws PROMPT on the peer that will have it finished first, prices considered."""
+    from .arguments import configuration, render_request, wishes_request
     from .files import destination
 
     body = render_request(
@@ -164,12 +194,23 @@ def render(
         count=count,
         remote=remote,
     )
+    presets = [name for name, given in (("near", near), ("balanced", balanced), ("cheap", cheap)) if given]
+    body |= wishes_request(
+        value_of_time=value_of_time, presets=presets, deadline=deadline, within=within, count=count
+    )
+    given = {"--join": join, "--device": device, "--network": network}
+    settings = [flag for flag, value in given.items() if value]
+    if dry_run:
+        from .quote import show_quote
+
+        config = configuration(home, {"join": join, "device": device, "network": network})
+        show_quote(config, body, as_json=as_json, settings=settings)
+        return
     into = destination(output, count=count, replace=force)
     config = configuration(home, {"join": join, "device": device, "network": network})
     from .render import render as draw
 
-    given = {"--join": join, "--device": device, "--network": network}
-    draw(config, body, into, as_json=as_json, settings=[flag for flag, value in given.items() if value])
+    draw(config, body, into, as_json=as_json, settings=settings)
 
 
 @app.command()

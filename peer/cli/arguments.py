@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,9 @@ MAX_COUNT = 1000  # pictures of one job
 _ADDRESS_PREFIXES = ("/ip4/", "/ip6/", "/dns")
 _JOB_CHARS = frozenset("0123456789abcdef")
 MAX_JOB_CHARS = 64
+MAX_VALUE_OF_TIME = 1_000_000  # credits a second
+MAX_TIME_S = 86_400
+_UNITS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "min": 60_000_000}
 
 
 def spread(arguments: list[str]) -> list[str]:
@@ -95,6 +98,64 @@ def render_request(
     }
 
 
+def wishes_request(
+    *,
+    value_of_time: str | None,
+    presets: Sequence[str],
+    deadline: str | None,
+    within: str | None,
+    count: int,
+) -> dict[str, Any]:
+    """What is added to a request about price and time: nothing where nothing was said."""
+    from protocol.policy.cost import PRESETS_MILLIONTHS
+
+    said = [f"--{preset}" for preset in presets] + (["--value-of-time"] if value_of_time is not None else [])
+    if len(said) > 1:
+        raise UserError(
+            f"{' and '.join(said)} say different things of what time is worth: give one.", WRONG_USAGE
+        )
+    value = PRESETS_MILLIONTHS[presets[0]] if presets else None
+    if within is not None and deadline is not None:
+        raise UserError(
+            "--within gives up quality to be in time, and --deadline refuses instead: give one.", WRONG_USAGE
+        )
+    if within is not None and count > 1:
+        raise UserError("--within is about one picture: it goes without --count.", WRONG_USAGE)
+    wishes = {
+        "~value_of_time_millionths": value if value_of_time is None else parse_value_of_time(value_of_time),
+        "~deadline_us": None if deadline is None else parse_time("--deadline", deadline),
+        "~within_us": None if within is None else parse_time("--within", within),
+    }
+    return {"wishes": wishes} if any(each is not None for each in wishes.values()) else {}
+
+
+def parse_value_of_time(text: str) -> int:
+    """Credits x 10^-6 of a decimal number of credits."""
+    number = _decimal(text)
+    if number is None or not 0 <= number <= MAX_VALUE_OF_TIME:
+        raise UserError(
+            f"--value-of-time must be from 0 to {MAX_VALUE_OF_TIME} credits a second, not {_shown(text)}.",
+            WRONG_USAGE,
+        )
+    return int((number * 1_000_000).to_integral_value())
+
+
+def parse_time(name: str, text: str) -> int:
+    """Microseconds of "300ms", "2s" or "1.5min"."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(us|ms|s|min)", text.strip(), re.ASCII)
+    if match is None:
+        raise UserError(
+            f"{name} must be a time with its unit (us, ms, s, min), like 2s or 300ms, not {_shown(text)}.",
+            WRONG_USAGE,
+        )
+    us = int(Decimal(match[1]) * _UNITS_US[match[2]])
+    if not 0 < us <= MAX_TIME_S * 1_000_000:
+        raise UserError(
+            f"{name} must be more than nothing and at most a day, not {_shown(text)}.", WRONG_USAGE
+        )
+    return us
+
+
 def check_words(text: str, what: str) -> None:
     """UserError unless `text` is short enough, and free of what a terminal or an encoder would stumble over."""
     from protocol.wire.statement import MAX_PROMPT_BYTES
@@ -136,11 +197,8 @@ def parse_guidance(text: str) -> int:
     from protocol.wire.statement import MAX_GUIDANCE_MILLIONTHS
 
     most = MAX_GUIDANCE_MILLIONTHS // 1_000_000
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal(-1)
-    if not number.is_finite() or not 0 <= number <= most:
+    number = _decimal(text)
+    if number is None or not 0 <= number <= most:
         raise UserError(f"--guidance must be a number from 0 to {most}, not {_shown(text)}.", WRONG_USAGE)
     return int((number * 1_000_000).to_integral_value())
 
@@ -165,6 +223,15 @@ def _model(text: str) -> str:
     if "/" in text and (text.startswith((".", "/", "~")) or text.endswith("/")):
         raise UserError(f"--model {_shown(text)}: there is no such folder.", WRONG_USAGE)
     return text
+
+
+def _decimal(text: str) -> Decimal | None:
+    """None unless it is a finite number."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
 
 
 def _within(name: str, number: int, low: int, high: int) -> int:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from peer.errors import JOB_FAILED, UserError
+from protocol.policy.cost import account, lateness
 from protocol.wire.fields import plain
 
 from .call import call
 from .files import Destination
 from .live import Live
-from .show import print_json, print_timeline, sentence, who
+from .show import print_json, print_timeline, say, sentence, who
 from .show import time as shown_time
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class _Run:
         self.summaries.append(summary)
         if self._into.count > 1 and not self._as_json:
             print(f"{path}  {_provider(summary)}, {shown_time(summary.get('wall_us'))}", flush=True)
+            for note in _notes(summary):
+                say(note, "  ")
         return {**saved, "us": us}
 
     def _numbered(self, picture: int | None, words: str) -> str:
@@ -148,6 +151,19 @@ def _add_write(summary: dict[str, Any], start_us: int, us: int) -> None:
     summary["wall_us"] = start_us + us - asked_us
 
 
+def _notes(summary: dict[str, Any]) -> list[str]:
+    """What was given up, what it cost where somebody asks a price or the person named one, and whether it was late."""
+    rung, wished, wall_us = summary.get("rung"), summary.get("wished") or {}, summary.get("wall_us")
+    notes = [sentence(rung["sentence"])] if rung else []
+    price, value = summary.get("price_millionths") or 0, summary.get("value_of_time_millionths") or 0
+    if isinstance(wall_us, int):
+        if price or "value_of_time_millionths" in wished:
+            notes.append(account(price, wall_us, value))
+        wanted_us = wished.get("deadline_us") or wished.get("within_us")
+        notes += [late] if wanted_us and (late := lateness(wall_us, wanted_us)) else []
+    return notes
+
+
 def _provider(summary: dict[str, Any]) -> str:
     if summary.get("provider") == summary.get("requester"):
         return "drawn by this device"
@@ -159,6 +175,8 @@ def _print_picture(summary: dict[str, Any]) -> None:
     size = f"{summary.get('width')}x{summary.get('height')}"
     took = shown_time(summary.get("wall_us"))
     print(f"{size}, seed {summary.get('seed')}, {_provider(summary)} in {took}")
+    for note in _notes(summary):
+        say(note)
     print_timeline(summary)
     print("checked: " + (", ".join(plain(str(each)) for each in summary.get("checked") or ()) or "nothing"))
     sys.stdout.flush()

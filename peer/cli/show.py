@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from protocol.policy.cost import shown_credits
 from protocol.policy.timeline import Timeline, duration
 from protocol.wire.fields import plain
 
@@ -26,6 +27,7 @@ MODEL_CHARS = 8
 JOB_CHARS = 8  # the beginning of a job's id, as it is in the names of files
 ROOM = 2  # columns between those of a table
 MIN_WRAPPED_CHARS = 10  # of a table's column that has to give way
+SPANS_SHOWN = 3  # of so many candidates it is told what their time was predicted to go into
 NARROW_COLUMNS = 80  # below it a table leaves out what can be spared
 UNKNOWN = "?"
 
@@ -212,11 +214,43 @@ def _print_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
         say(f"Attempt {each.get('number')}, {asked}, {plain(str(each.get('outcome')))}{why}")
 
 
+def shown_price(millionths: object) -> str:
+    """Credits, without the word."""
+    if not isinstance(millionths, int) or millionths < 0:
+        return UNKNOWN
+    return shown_credits(millionths).partition(" ")[0] if millionths else "-"
+
+
+def quote_table(quote: Mapping[str, Any], columns: int) -> "Table":
+    """Who would be asked, in this order; fits 60 columns."""
+    rows = [
+        (
+            who(each.get("name"), each.get("peer")),
+            f"{time(each.get('predicted_us'))} - {time(each.get('p90_us'))}",
+            shown_price(each.get("price_millionths")),
+            shown_price(each.get("cost_millionths")),
+            time(each.get("rtt_us")) if columns >= NARROW_COLUMNS else "",
+        )
+        for each in _maps(quote.get("candidates"))
+    ]
+    return table(("peer", "there in (p50 - p90)", "price", "cost", "RTT"), rows, wrapped=("peer",))
+
+
+def _print_spans(report: Mapping[str, Any]) -> None:
+    """What the best few were predicted to take, term by term."""
+    for each in _maps(report.get("candidates"))[:SPANS_SHOWN]:
+        spans = each.get("spans")
+        if isinstance(spans, dict):
+            terms = [f"{plain(name)} {time(us)}" for name, us in spans.items() if us]
+            say(f"{who(each.get('name'), each.get('peer'))}: {', '.join(terms) or 'nothing'}", "  ")
+
+
 def _print_candidates(report: Mapping[str, Any]) -> None:
     chosen = report.get("chosen") or report.get("provider")
     chosen = chosen.get("peer") if isinstance(chosen, dict) else chosen
     drew = report.get("provider") or chosen
     rows = []
+    priced = any(each.get("price_millionths") for each in _maps(report.get("candidates")))
     for each in _maps(report.get("candidates")):
         part = ["chosen"] if each.get("peer") == chosen else []
         part += ["drew it"] if each.get("peer") == drew != chosen else []
@@ -225,13 +259,15 @@ def _print_candidates(report: Mapping[str, Any]) -> None:
                 who(each.get("name"), each.get("peer")),
                 time(each.get("rtt_us")),
                 time(each.get("predicted_us")),
+                shown_price(each.get("price_millionths")) if priced else "",
                 ", ".join(part),
             )
         )
     if rows:
         print()
-        headings = ("candidate", "RTT", "predicted", "")
+        headings = ("candidate", "RTT", "predicted", "price", "")
         console().print(table(headings, rows, wrapped=("candidate",)))
+        _print_spans(report)
 
 
 def _maps(items: object) -> list[Mapping[str, Any]]:

@@ -155,3 +155,19 @@ def shown_credits(millionths: int) -> str:
 
 def _too_late(prediction: Prediction, wishes: Wishes, left_us: int) -> str:
     return f"It is expected to take {duration(time_us(prediction, wishes))}; {duration(max(0, left_us))} are left."
+
+
+def account(price: int, us: int, value_of_time_millionths: int) -> str:
+    """What a picture cost, for the person."""
+    rate, worth = value_of_time_millionths, time_cost_millionths(us, value_of_time_millionths)
+    return (
+        f"It cost {shown_credits(price)}, and {duration(us)}, worth {shown_credits(worth)} at {shown_credits(rate)} "
+        "a second. No credits are moved."
+    )
+
+
+def lateness(us: int, wanted_us: int) -> str | None:
+    """A sentence where `us` is more than was wanted."""
+    if us <= wanted_us:
+        return None
+    return f"It came {duration(us - wanted_us)} later than within {duration(wanted_us)}, as was wanted."

@@ -1,0 +1,228 @@
+"""Prices, deadlines, rungs and quotes as the command asks for them, between peers in memory and virtual time."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+import peer.quoting
+import peer.service
+import peer.wanted
+from peer.errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
+from peer.service import Service
+from peer.store.ledger import Ledger
+from protocol.policy.cost import PRESETS_MILLIONTHS
+
+from .world import MODEL, World, now_us, use_virtual_time
+
+CREDIT = 1_000_000
+RATE = 250 * CREDIT
+ASKED = {
+    "prompt": "a lighthouse", "negative": "", "model": None, "width": None, "height": None, "steps": 20,
+    "guidance_millionths": None, "sampler": None, "seed": 7, "count": 1, "remote": True,
+}  # fmt: skip
+PRICE = RATE * 64 * 64 * 20 // 1_000_000
+
+
+class Asker:
+    """The command's side of alice, who only asks."""
+
+    def __init__(self, world, ledger):
+        self.world, self.alice = world, world.peers["alice"]
+        model = SimpleNamespace(id=MODEL, name="model", family="sd", native=(64, 64), folder=Path("model"))
+        node = SimpleNamespace(
+            peer=self.alice.id,
+            models={MODEL: model},
+            directory=self.alice.directory,
+            requester=self.alice.requester,
+            ledger=ledger,
+            plain_name=self.alice._name_of,
+            name_of=self.alice._name_of,
+        )
+        self.service = Service(node)
+
+    async def events(self, kind="render", wishes=None, **changes):
+        found = []
+        body = {**ASKED, **changes, **({} if wishes is None else {"wishes": wishes})}
+        await self.service.handle(kind, body, lambda *event: found.append(event))
+        return found
+
+    async def only(self, what, kind="render", **more):
+        (body,) = [body for each, body in await self.events(kind, **more) if each == what]
+        return json.loads(body["summary"]) if what == "picture" else body
+
+    async def why(self):
+        (told,) = [body["report"] for _, body in await self.events_of("why", {"job": None})]
+        return json.loads(told)
+
+    async def events_of(self, kind, body):
+        found = []
+        await self.service.handle(kind, body, lambda *event: found.append(event))
+        return found
+
+    async def learn(self, *peers):
+        """How fast they are, and that they are idle again."""
+        for each in peers:
+            others = [other for name, other in self.world.peers.items() if name not in ("alice", each.name)]
+            for other in others:
+                other.provider._providing = False
+            await self.only("picture")
+            for other in others:
+                other.provider._providing = True
+        await trio.sleep(60)
+
+
+@pytest.fixture
+async def asker(autojump_clock, monkeypatch, nursery, tmp_path):
+    use_virtual_time(monkeypatch)
+    for module in (peer.service, peer.wanted, peer.quoting):
+        monkeypatch.setattr(module, "now_us", now_us)
+    world = World(nursery)
+    await world.add("alice", provide=False)
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    yield Asker(world, ledger)
+    ledger.close()
+
+
+def wishes(*, value=None, deadline_us=None, within_us=None):
+    return {"~value_of_time_millionths": value, "~deadline_us": deadline_us, "~within_us": within_us}
+
+
+async def test_a_quote_names_price_time_and_cost_and_asks_nobody(autojump_clock, asker):
+    near = await asker.world.add("near", rate_millionths=RATE)
+    quote = await asker.only("quote", "quote", wishes=wishes(value=2 * CREDIT))
+    (row,) = quote["candidates"]
+    assert (row["name"], row["price_millionths"]) == ("near", PRICE)
+    assert row["p90_us"] > row["predicted_us"] == sum(row["spans"].values())
+    assert row["cost_millionths"] == PRICE + 2 * row["p90_us"]
+    assert (quote["steps"], quote["width"], quote["rung"]) == (20, 64, None)
+    assert near.journal == []
+    assert near.renderer.prompts == []
+    assert (await asker.events_of("jobs", {"limit": 9}))[0][1]["jobs"] == []
+
+
+async def test_of_many_pictures_the_mean_is_quoted(autojump_clock, asker):
+    await asker.world.add("near")
+    (row,) = (await asker.only("quote", "quote", count=5))["candidates"]
+    assert row["cost_millionths"] == row["predicted_us"]  # at a credit a second
+
+
+async def test_a_summary_states_price_and_value_of_time_and_why_says_what_decided(autojump_clock, asker):
+    await asker.world.add("near", rate_millionths=RATE)
+    await asker.world.add("far", delay_us=20_000)
+    summary = await asker.only("picture", wishes=wishes(value=PRESETS_MILLIONTHS["cheap"]))
+    assert (summary["provider_name"], summary["price_millionths"]) == ("far", 0)
+    assert summary["value_of_time_millionths"] == PRESETS_MILLIONTHS["cheap"]
+    assert summary["wished"] == {"value_of_time_millionths": PRESETS_MILLIONTHS["cheap"]}
+    report = await asker.why()
+    said = " ".join(report["sentences"])
+    assert "It asks 20.48 credits less than the next best; being " in said
+    assert "It cost 0 credits, and " in said
+    assert report["asked"]["value_of_time_millionths"] == PRESETS_MILLIONTHS["cheap"]
+    assert [each["price_millionths"] for each in report["candidates"]] == [0, PRICE]
+
+
+async def test_where_nobody_asks_a_price_nothing_is_said_of_it(autojump_clock, asker):
+    await asker.world.add("near")
+    await asker.only("picture")
+    assert "credit" not in json.dumps((await asker.why())["sentences"])
+
+
+async def test_why_tells_what_was_not_foreseen_and_who_would_have_been_faster(autojump_clock, asker):
+    near = await asker.world.add("near")
+    far = await asker.world.add("far", delay_us=20_000)
+    await asker.learn(near, far)
+    near.renderer.stage_us["decode"] = 2_000_000
+    assert (await asker.only("picture"))["provider"] == near.id
+    said = (await asker.why())["sentences"]
+    assert any(each.startswith("Not foreseen: encoding and decoding took 2.0") for each in said)
+    assert any(each.startswith("In hindsight far would have been faster: ") for each in said)
+
+
+async def test_a_deadline_in_reach_is_held_and_one_out_of_reach_is_refused_at_submit(autojump_clock, asker):
+    near = await asker.world.add("near")
+    await asker.learn(near)
+    assert (await asker.only("picture", wishes=wishes(deadline_us=5_000_000)))["wall_us"] < 5_000_000
+    await trio.sleep(60)
+    drawn = len(near.renderer.rendered)
+    with pytest.raises(UserError, match="Nobody is expected to have it") as told:
+        await asker.events(wishes=wishes(deadline_us=100_000))
+    assert told.value.exit_code == NOBODY
+    assert len(near.renderer.rendered) == drawn
+    with pytest.raises(UserError, match="Nobody is expected to have it"):
+        await asker.events("quote", wishes=wishes(deadline_us=100_000))
+
+
+async def test_a_picture_that_came_too_late_is_said_to_be(autojump_clock, asker):
+    near = await asker.world.add("near")
+    await asker.learn(near)
+    near.renderer.stage_us["step"] = 500_000
+    await asker.only("picture", wishes=wishes(deadline_us=5_000_000))
+    assert any(
+        "later than within 5.00 s, as was wanted." in each for each in (await asker.why())["sentences"]
+    )
+
+
+async def test_quality_is_given_up_for_time_and_it_is_said_everywhere(autojump_clock, asker):
+    near = await asker.world.add("near")
+    await asker.learn(near)
+    events = await asker.events(wishes=wishes(within_us=300_000))
+    told = next(body["sentence"] for kind, body in events if kind == "told")
+    summary = json.loads(next(body["summary"] for kind, body in events if kind == "picture"))
+    report = await asker.why()
+    assert told == summary["rung"]["sentence"] == report["rung"]["sentence"]
+    assert told in report["sentences"]
+    assert told.startswith("Within 300 ms: ")
+    assert summary["rung"]["given_up"] in told
+    assert "instead of" in told
+    drawn = next(body for kind, body in events if kind == "progress")
+    assert f"{drawn['steps']} steps instead of 20" in told
+    assert report["asked"]["steps"] == drawn["steps"]
+    assert report["asked"]["within_us"] == 300_000
+    quote = await asker.only("quote", "quote", wishes=wishes(within_us=60_000_000))
+    assert quote["rung"]["name"] == "as asked"
+    assert quote["rung"]["given_up"] == ""
+
+
+async def test_no_rung_in_time_is_a_sentence_and_no_job(autojump_clock, asker):
+    near = await asker.world.add("near")
+    await asker.learn(near)
+    for kind in "render", "quote":
+        with pytest.raises(UserError) as told:
+            await asker.events(kind, wishes=wishes(within_us=30_000))
+        assert told.value.exit_code == NOBODY
+        assert told.value.sentence.startswith(
+            "Nothing can be had within 30.0 ms: the soonest is 64x64 px in 5 steps from near "
+        )
+    assert (
+        len((await asker.events_of("jobs", {"limit": 9}))[0][1]["jobs"]) == 1
+    )  # the one that was learned from
+
+
+async def test_all_refusing_is_nobody_and_what_the_last_one_said(autojump_clock, asker):
+    for name in "near", "far":
+        await asker.world.add(name, allow=("someone else",))
+    with pytest.raises(UserError, match="This peer renders for named peers only") as told:
+        await asker.events()
+    assert told.value.exit_code == NOBODY != JOB_FAILED
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        (wishes(within_us=1), {"count": 2}),
+        (wishes(within_us=1, deadline_us=1), {}),
+        (wishes(deadline_us=0), {}),
+        (wishes(value=-1), {}),
+        ({"~deadline_us": "2s"}, {}),
+        ({"unheard_of": 1}, {}),
+        (7, {}),
+    ],
+)
+async def test_wishes_that_cannot_be_are_wrong_usage(autojump_clock, asker, said, changes):
+    for kind in "render", "quote":
+        with pytest.raises(UserError) as told:
+            await asker.events(kind, wishes=said, **changes)
+        assert told.value.exit_code == WRONG_USAGE
