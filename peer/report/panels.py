@@ -206,8 +206,7 @@ def _witness(found: Witness | None) -> Panel:
     return Panel(
         "An independent witness",
         "How much longer each phase of a job was by its requester's timeline than on the wire, where the router saw its "
-        "packets. What a peer waited for a core of a busy machine is in its timeline, and not on the wire."
-        + within,
+        "packets. What a message waited for a busy machine at either end belongs to neither." + within,
         inside,
         "It takes the record of packets of a run over emulated links.",
     )

@@ -19,9 +19,9 @@ from .run import PRODUCT, run_to_ledger
 from .world import Requests, World, WorldConfig
 
 ASK_US = 19_500  # submit, plan, dial: mostly the start of the command's own process
-OFFER_US = 5_000  # offer and wait, beside the way: signed, written, read, checked, taken up
+OFFER_US = 5_000  # address, offer and wait, beside the way: signed, written, read, checked, taken up
 FIXED_US = 23_500  # handoff, encode_prompt, noise, prepare, decode, encode_image, handback, sign
-RECEIVE_US = 16_500  # transfer beside the way, check, save, embed, deliver, write_file
+RECEIVE_US = 16_500  # leave, transfer beside the way, wake, check, save, embed, deliver, write_file
 
 NO_LIMIT_BYTES_PER_S = 1e12  # of a line without one
 
