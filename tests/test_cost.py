@@ -158,6 +158,27 @@ def test_the_plan_says_whether_price_or_time_decided(peers, value, says):
     assert says in chosen.why()
 
 
+def test_a_dearer_one_that_is_not_worth_it_was_a_draw():
+    for us, other_us, price, other in (
+        (5 * S, 6 * S, 2 * CREDIT, 0),
+        (6 * S, 5 * S, CREDIT, 0),
+        (9 * S, 5 * S, 0, CREDIT),
+    ):
+        assert "chance" in cost.why_cost(price, other, us, other_us, CREDIT)
+
+
+def test_what_time_is_worth_is_shown_to_three_digits():
+    amounts = (0, 1, 5_204, 17_829_353, 1_002_033_000, 999_999)
+    assert [cost.about_credits(each).split()[0] for each in amounts] == [
+        "0",
+        "0.000001",
+        "0.0052",
+        "17.8",
+        "1002",
+        "1",
+    ]
+
+
 def test_credits_are_shown_to_the_last_digit():
     assert [shown_credits(each) for each in (0, 1, 5_200, CREDIT, 12 * CREDIT, 1_500_000)] == [
         "0 credits",

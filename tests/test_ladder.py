@@ -85,7 +85,7 @@ def test_what_is_given_up_is_said():
     lost = LADDER[4].of(ASKED)
     found = fitted([who], needed_us(who, lost))
     assert found.sentence.endswith(
-        ": half of the steps, half of the size, that is 10 steps instead of 20 and 256x384 px instead of 512x768."
+        ": half of the steps, much smaller, that is 10 steps instead of 20 and 256x384 px instead of 512x768."
     )
     assert given_up(ASKED, ASKED) == ""
 

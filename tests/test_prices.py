@@ -67,7 +67,7 @@ async def test_who_asks_less_is_chosen_where_time_is_worth_little_and_who_is_nea
     for wishes, expected in ((TIME_IS_WORTHLESS, far), (TIME_IS_ALL, near)):
         drawn = await alice.ask(wishes=wishes)
         assert drawn.provider == expected.id
-    assert "sooner, which at 1000000 credits a second is worth" in drawn.plan.why()
+    assert "sooner, which is worth " in drawn.plan.why()
     assert receipt_of(far, (await alice.ask(wishes=TIME_IS_WORTHLESS)).attempts[0]).price_millionths == 0
 
 

@@ -118,7 +118,7 @@ async def test_a_summary_states_price_and_value_of_time_and_why_says_what_decide
     assert summary["wished"] == {"value_of_time_millionths": PRESETS_MILLIONTHS["cheap"]}
     report = await asker.why()
     said = " ".join(report["sentences"])
-    assert "It asks 20.48 credits less than the next best; being " in said
+    assert "It asks 20.5 credits less than the next best; being " in said
     assert "It cost 0 credits, and " in said
     assert report["asked"]["value_of_time_millionths"] == PRESETS_MILLIONTHS["cheap"]
     assert [each["price_millionths"] for each in report["candidates"]] == [0, PRICE]

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from protocol.policy.cost import shown_credits
+from protocol.policy.cost import about_credits
 from protocol.policy.timeline import Timeline, duration
 from protocol.wire.fields import plain
 
@@ -215,10 +215,10 @@ def _print_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def shown_price(millionths: object) -> str:
-    """Credits, without the word."""
+    """Credits to three digits, without the word."""
     if not isinstance(millionths, int) or millionths < 0:
         return UNKNOWN
-    return shown_credits(millionths).partition(" ")[0] if millionths else "-"
+    return about_credits(millionths).partition(" ")[0] if millionths else "-"
 
 
 def quote_table(quote: Mapping[str, Any], columns: int) -> "Table":

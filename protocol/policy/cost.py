@@ -125,20 +125,20 @@ def nobody_in_time(capable: Sequence[Capable], wishes: Wishes, now_us: int) -> s
 def why_cost(price: int, other_price: int, us: int, other_us: int, value_of_time_millionths: int) -> str:
     """Why one price (millionths) and time rather than those of the next best, in a sentence."""
     saved_us, dearer = other_us - us, price - other_price
-    worth = shown_credits(time_cost_millionths(abs(saved_us), value_of_time_millionths))
-    rate = f"{shown_credits(value_of_time_millionths)} a second"
-    if dearer > 0 and saved_us > 0:
-        return (
-            f"It asks {shown_credits(dearer)} more than the next best and was predicted {duration(saved_us)} "
-            f"sooner, which at {rate} is worth {worth}."
-        )
+    worth = time_cost_millionths(abs(saved_us), value_of_time_millionths)
+    time_is_worth = f"{about_credits(worth)} at {shown_credits(value_of_time_millionths)} a second"
+    if dearer > (worth if saved_us > 0 else -worth):
+        return "It and the next best were predicted to cost alike; chance, or what is known of them, spread the load."
     if dearer > 0:
-        return f"It asks {shown_credits(dearer)} more than the next best; chance spread the load."
+        return (
+            f"It asks {about_credits(dearer)} more than the next best and was predicted {duration(saved_us)} sooner, "
+            f"which is worth {time_is_worth}."
+        )
     if saved_us >= 0:
-        return f"It asks {shown_credits(-dearer)} less than the next best and was predicted no later."
+        return f"It asks {about_credits(-dearer)} less than the next best and was predicted no later."
     return (
-        f"It asks {shown_credits(-dearer)} less than the next best; being {duration(-saved_us)} later "
-        f"costs {worth} at {rate}."
+        f"It asks {about_credits(-dearer)} less than the next best; being {duration(-saved_us)} later costs "
+        f"{time_is_worth}."
     )
 
 
@@ -153,17 +153,20 @@ def shown_credits(millionths: int) -> str:
     return f"{amount} credit{'' if millionths == 1_000_000 else 's'}"
 
 
+def about_credits(millionths: int) -> str:
+    """An amount of which three digits matter: 17.8 credits."""
+    return shown_credits(round(millionths, -max(0, min(6, len(str(millionths)) - 3))))
+
+
 def _too_late(prediction: Prediction, wishes: Wishes, left_us: int) -> str:
     return f"It is expected to take {duration(time_us(prediction, wishes))}; {duration(max(0, left_us))} are left."
 
 
 def account(price: int, us: int, value_of_time_millionths: int) -> str:
     """What a picture cost, for the person."""
-    rate, worth = value_of_time_millionths, time_cost_millionths(us, value_of_time_millionths)
-    return (
-        f"It cost {shown_credits(price)}, and {duration(us)}, worth {shown_credits(worth)} at {shown_credits(rate)} "
-        "a second. No credits are moved."
-    )
+    worth = about_credits(time_cost_millionths(us, value_of_time_millionths))
+    rate = shown_credits(value_of_time_millionths)
+    return f"It cost {shown_credits(price)}, and {duration(us)}, worth {worth} at {rate} a second. No credits are moved."
 
 
 def lateness(us: int, wanted_us: int) -> str | None:

@@ -50,11 +50,11 @@ class Rung:
 
 LADDER = (
     Rung("as asked"),
-    Rung("three quarters of the steps", 75),
+    Rung("fewer steps", 75),
     Rung("half of the steps", 50),
-    Rung("half of the steps, three quarters of the size", 50, 75),
-    Rung("half of the steps, half of the size", 50, 50),
-    Rung("a quarter of the steps, half of the size", 25, 50),
+    Rung("half of the steps, smaller", 50, 75),
+    Rung("half of the steps, much smaller", 50, 50),
+    Rung("few steps, much smaller", 25, 50),
 )
 
 
