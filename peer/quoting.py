@@ -128,7 +128,7 @@ def candidates(planned: Plan, node: Node) -> list[Any]:
             "name": node.plain_name(choice.peer),
             "rtt_us": choice.rtt_us,
             "predicted_us": choice.predicted_us,
-            "p90_us": choice.late_us,
+            "p90_us": choice.p90_us,
             "price_millionths": choice.price_millionths,
             "cost_millionths": _cost_millionths(choice, planned.wishes),
             "spans": dict(choice.spans),
@@ -176,5 +176,5 @@ def aftermath(picture: Picture, wished: Wished, fitted: Fitted | None, node: Nod
 
 
 def _cost_millionths(choice: Choice, wishes: Wishes) -> int:
-    us = choice.predicted_us if wishes.batch else choice.late_us
+    us = choice.predicted_us if wishes.batch else choice.p90_us
     return min(U64, choice.price_millionths + time_cost_millionths(us, wishes.value_of_time_millionths))

@@ -108,7 +108,7 @@ def test_a_price_out_of_this_world_is_no_crash_and_not_chosen():
 
 def test_who_would_be_late_is_ruled_out_with_a_reason():
     quick, slow = at("quick", 5, step_us=S // 10), at("slow", 0, step_us=S)
-    due_us = OVERHEAD_US + cost.late_us(predict(quick, WANTED, 0))
+    due_us = OVERHEAD_US + cost.p90_us(predict(quick, WANTED, 0))
     chosen = plan([quick, slow], WANTED, now_us=0, seed=0, wishes=Wishes(0, due_us))
     assert [each.peer for each in chosen.ranked] == ["quick"]
     assert [peer for peer, _ in chosen.exclusions] == ["slow"]

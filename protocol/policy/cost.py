@@ -67,10 +67,10 @@ def time_cost_millionths(us: int, value_of_time_millionths: int) -> int:
 
 def time_us(prediction: Prediction, wishes: Wishes) -> int:
     """The time that counts: late enough for nine pictures of ten, or the mean where there are many."""
-    return prediction.total_us if wishes.batch else late_us(prediction)
+    return prediction.total_us if wishes.batch else p90_us(prediction)
 
 
-def late_us(prediction: Prediction) -> int:
+def p90_us(prediction: Prediction) -> int:
     """By then nine of ten are expected to be there."""
     return prediction.total_us + prediction.uncertain_us
 

@@ -65,7 +65,7 @@ def sentences(
     if best.predicted_us >= total_us:
         said.append("In hindsight nobody else was expected to be faster.")
     else:
-        surely = "would" if best.late_us < total_us else "might"
+        surely = "would" if best.p90_us < total_us else "might"
         said.append(
             f"In hindsight {called} {surely} have been faster: {duration(best.predicted_us)} were predicted "
             f"of it, and this took {duration(total_us)}."

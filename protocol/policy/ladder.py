@@ -97,11 +97,11 @@ def fit(
     best: tuple[int, Choice, Statement] | None = None
     for rung, drawn in _rungs(ladder, asked):
         ranked = plan(candidates, drawn, now_us=now_us, seed=0, wishes=untimed).ranked
-        soonest = min(ranked, key=lambda choice: choice.late_us)
-        if soonest.late_us <= left_us:
+        soonest = min(ranked, key=lambda choice: choice.p90_us)
+        if soonest.p90_us <= left_us:
             return Fitted(rung, asked, drawn, within_us)
-        if best is None or soonest.late_us < best[0]:
-            best = soonest.late_us, soonest, drawn
+        if best is None or soonest.p90_us < best[0]:
+            best = soonest.p90_us, soonest, drawn
     assert best is not None  # a ladder has a rung, and a plan somebody
     raise NoCandidate(_none_fits(*best, candidates, within_us, spent_us))
 
@@ -127,14 +127,14 @@ def _rungs(ladder: Sequence[Rung], asked: Statement) -> Iterable[tuple[Rung, Sta
 
 
 def _none_fits(
-    late_us: int,
+    p90_us: int,
     soonest: Choice,
     drawn: Statement,
     candidates: Sequence[Candidate],
     within_us: int,
     spent_us: int,
 ) -> str:
-    needed_us = late_us + spent_us + OVERHEAD_US
+    needed_us = p90_us + spent_us + OVERHEAD_US
     (candidate,) = (each for each in candidates if each.peer == soonest.peer)
     name, us = max(soonest.spans, key=lambda span: span[1])
     what = f"{duration(us)} of that for {PREDICTED_SPANS.get(name, name)}"

@@ -40,7 +40,7 @@ class Choice(NamedTuple):
     price_millionths: int = 0  # of the whole picture
 
     @property
-    def late_us(self) -> int:
+    def p90_us(self) -> int:
         """By then nine of ten are expected to be there."""
         return self.predicted_us + self.uncertain_us
 
@@ -59,7 +59,7 @@ class Plan:
         second = self.ranked[1]
         if first.price_millionths != second.price_millionths:
             us, other_us = (
-                each.predicted_us if self.wishes.batch else each.late_us for each in (first, second)
+                each.predicted_us if self.wishes.batch else each.p90_us for each in (first, second)
             )
             value = self.wishes.value_of_time_millionths
             return why_cost(first.price_millionths, second.price_millionths, us, other_us, value)
