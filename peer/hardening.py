@@ -30,7 +30,7 @@ from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.pubsub import pubsub
 from libp2p.pubsub.gossipsub import GossipSub
-from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
+from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH, SIZE_NOISE_MESSAGE_LEN
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
@@ -199,7 +199,10 @@ def _came(stream: Any, size: int) -> list[tuple[int, int]]:
 
 
 def tell_when_bytes_came() -> None:
-    """Nobody could know when bytes came: what they waited for a busy machine looked like the network's doing."""
+    """Nobody could know when bytes came: what they waited for a busy machine looked like the network's doing.
+
+    Linux tells.  Packets that wait to be read it joins, and keeps the time of the last one.
+    """
     initialise = TrioTCPStream.__init__
     read_unstamped = TrioTCPStream.read
 
@@ -211,10 +214,11 @@ def tell_when_bytes_came() -> None:
             stream.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
     async def read(self: Any, n: int | None = None) -> bytes:
-        if self.stamps and n:
-            data, at_us = await read_stamped(self, n)
+        if not self.stamps or n is None or n <= SIZE_NOISE_MESSAGE_LEN:  # the body tells when a message came
+            data: bytes = await read_unstamped(self, n)
+            at_us = self.came_us if self.stamps else now_us()
         else:
-            data, at_us = await read_unstamped(self, n), now_us()
+            data, at_us = await read_stamped(self, n)
         self.came_us = max(self.came_us, at_us)  # in order, whatever becomes of the wall clock
         arrived_us.set(self.came_us)
         return data
