@@ -15,15 +15,6 @@ from protocol.wire.transfer import Receiver
 from .link import Session
 
 
-class JobFailed(Exception):
-    """No picture: the sentence says which constraint binds, or what went wrong last."""
-
-    def __init__(self, sentence: str, *, nobody: bool) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.nobody = nobody  # there was nobody to ask, or nobody who would
-
-
 @dataclass
 class Attempt:
     """One offer to one peer, and what came of it."""
@@ -46,6 +37,29 @@ class Attempt:
     outcome: str = "offered"
     sentence: str | None = None
     last_byte_us: int = 0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How it came that there is no picture."""
+
+    timeline: Timeline
+    plan: Plan | None  # the first; None: there was nobody to ask
+    attempts: tuple[Attempt, ...]
+
+
+class JobFailed(Exception):
+    """No picture: the sentence says which constraint binds, or what went wrong last."""
+
+    def __init__(self, sentence: str, tried: Tried) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.tried = tried
+
+    @property
+    def nobody(self) -> bool:
+        """There was nobody to ask, or nobody who would."""
+        return all(attempt.outcome == "refused" for attempt in self.tried.attempts)
 
 
 @dataclass(frozen=True)

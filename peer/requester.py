@@ -21,6 +21,7 @@ from protocol.policy.job import (
     Tell,
 )
 from protocol.policy.prediction import observed
+from protocol.policy.refusals import all_refused
 from protocol.policy.selection import Choice, NoCandidate, Plan, plan
 from protocol.policy.timeline import Timeline
 from protocol.wire.identity import key_of_untrusted, public_key_of
@@ -44,7 +45,7 @@ from protocol.wire.task import (
 )
 from protocol.wire.transfer import Receiver
 
-from .asking import Asked, Attempt, Events, JobFailed, Picture
+from .asking import Asked, Attempt, Events, JobFailed, Picture, Tried
 from .check import CHECKED, Expected
 from .clock import now_us
 from .link import Links, Session
@@ -144,8 +145,7 @@ class _Run:
                             assert self._picture is not None
                             return self._picture
                         case GiveUp(sentence):
-                            refused = all(attempt.outcome == "refused" for attempt in self._attempts)
-                            raise JobFailed(sentence, nobody=refused)
+                            raise self._failed(sentence)
                         case _:
                             following += await self._do(action)
                 actions = following
@@ -156,6 +156,15 @@ class _Run:
                 await self._close()
             for attempt in self._attempts:
                 self._r._directory.on_ended(attempt.choice.peer, attempt.id)
+
+    def _failed(self, sentence: str) -> JobFailed:
+        self._timeline.finish(now_us())
+        failed = JobFailed(sentence, Tried(self._timeline, self._first_plan, tuple(self._attempts)))
+        if self._attempts and failed.nobody:
+            said = {attempt.choice.peer: attempt.sentence or "" for attempt in self._attempts}
+            words = all_refused((self._r._name_of(peer), each) for peer, each in said.items())
+            failed = JobFailed(words, failed.tried)
+        return failed
 
     async def _do(self, action: JobAction) -> list[JobAction]:
         match action:

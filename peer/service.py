@@ -227,10 +227,12 @@ class Service:
                 if len(done) + len(failed) == count
                 else "cancelled"
             )
-            why = (
+            why: dict[str, Any] = (
                 self._report(job, done[-1], running)
                 if done
-                else {"job": job, "sentences": [each.sentence for each in failed[-1:]]}
+                else self._failure(job, failed[-1], running)
+                if failed
+                else {"job": job, "sentences": []}
             )
             record = JobRecord(
                 job,
@@ -238,8 +240,8 @@ class Service:
                 state,
                 request | {"provider": done[-1].provider if done else None},
                 outcome=failed[-1].sentence if failed else None,
-                timeline=tuple(dict(entry) for entry in done[-1].timeline.entries()) if done else (),
-                candidates=tuple(quoting.candidates(done[-1].plan, self._node)) if done else (),
+                timeline=tuple(why.get("timeline", ())),
+                candidates=tuple(why.get("candidates", ())),
                 why=why,
             )
             with trio.CancelScope(shield=True):
@@ -385,6 +387,26 @@ class Service:
                 *_compared(timeline, plan),
                 *quoting.aftermath(picture, running.wished, running.fitted, self._node),
             ],
+        }
+
+    def _failure(self, job: str, failed: JobFailed, running: _Running) -> dict[str, Any]:
+        """As `_report`, of a job without a picture."""
+        timeline, plan = failed.tried.timeline, failed.tried.plan
+        report: dict[str, Any] = {
+            "job": job,
+            "timeline": timeline.entries(),
+            "attempts": [_attempt(attempt, self._node) for attempt in failed.tried.attempts],
+            "wall_us": timeline.wall_us,
+            "unaccounted_us": timeline.unaccounted_us,
+            "rung": quoting.rung(running.fitted),
+            "sentences": [failed.sentence],
+        }
+        if plan is None:
+            return report
+        return report | {
+            "candidates": quoting.candidates(plan, self._node),
+            "chosen": plan.ranked[0].peer,
+            "exclusions": [{"peer": peer, "sentence": sentence} for peer, sentence in plan.exclusions],
         }
 
 

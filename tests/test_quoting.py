@@ -226,3 +226,35 @@ async def test_wishes_that_cannot_be_are_wrong_usage(autojump_clock, asker, said
         with pytest.raises(UserError) as told:
             await asker.events(kind, wishes=said, **changes)
         assert told.value.exit_code == WRONG_USAGE
+
+
+async def test_why_tells_of_a_job_that_drew_nothing_who_was_asked_and_what_they_said(autojump_clock, asker):
+    near = await asker.world.add("near", allow=("someone else",))
+    far = await asker.world.add("far", allow=("someone else",), delay_us=20_000)
+    with pytest.raises(UserError) as told:
+        await asker.events()
+    report = await asker.why()
+    assert (report["state"], report["sentences"]) == ("failed", [told.value.sentence])
+    assert told.value.sentence == (
+        "Everyone who was asked refused. near, far: This peer renders for named peers only."
+    )
+    assert [(each["peer"], each["outcome"]) for each in report["attempts"]] == [
+        (near.id, "refused"),
+        (far.id, "refused"),
+    ]
+    assert {each["peer"] for each in report["candidates"]} == {near.id, far.id}
+    assert report["chosen"] == near.id
+    spans = sum(entry["us"] for entry in report["timeline"] if entry["critical"])
+    assert spans + report["unaccounted_us"] == report["wall_us"] > 0
+
+
+async def test_why_of_a_job_that_nobody_could_be_asked_for_is_a_sentence(autojump_clock, asker):
+    with pytest.raises(UserError) as told:
+        await asker.events()
+    report = await asker.why()
+    assert (
+        report["sentences"]
+        == [told.value.sentence]
+        == ["No other peer is known: join a swarm, or render on this device."]
+    )
+    assert report["attempts"] == []

@@ -189,8 +189,10 @@ def print_timeline(summary: Mapping[str, Any]) -> None:
 def print_why(report: Mapping[str, Any]) -> None:
     """Why that peer, what became of others that were asked, and where the time went."""
     job = plain(str(report.get("job")))[:JOB_CHARS]
-    took = f"took {time(report['wall_us'])}" if isinstance(report.get("wall_us"), int) else "drew nothing"
     state = plain(str(report.get("state") or ""))
+    took = f"took {time(report['wall_us'])}" if isinstance(report.get("wall_us"), int) else "drew nothing"
+    if state == "failed" and took.startswith("took"):
+        took += " and drew nothing"
     print(f"Job {job}{f' ({state})' if state else ''} {took}.")
     for words in report.get("sentences") or ():
         say(sentence(words))
@@ -208,7 +210,7 @@ def print_why(report: Mapping[str, Any]) -> None:
 
 def _print_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
     """Nothing of a first attempt that went well."""
-    for each in attempts if len(attempts) > 1 else ():
+    for each in attempts if [each.get("outcome") for each in attempts] != ["done"] else ():
         why = f": {sentence(each['sentence'])}" if each.get("sentence") else ""
         asked = who(each.get("name"), each.get("peer"))
         say(f"Attempt {each.get('number')}, {asked}, {plain(str(each.get('outcome')))}{why}")
