@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 
 import pytest
 import trio
@@ -23,8 +24,12 @@ from peer.cli.preview import half_blocks, shrink
 from peer.cli.show import console, jobs_table, quote_table, swarm_table, timeline_rows, who
 from peer.cli.up import lines
 from peer.errors import NOBODY, UserError
+from peer.picture import Bundle, embed
 from protocol.policy.cost import PRESETS_MILLIONTHS
 from protocol.wire.identity import peer_id_of, public_key_of
+from protocol.wire.receipt import SignedReceipt
+
+from .samples import NETWORK, PROVIDER_SEED, RECEIPT
 
 OWN = peer_id_of(public_key_of(bytes([1]) * 32))
 OTHER = peer_id_of(public_key_of(bytes([2]) * 32))
@@ -877,6 +882,31 @@ def test_a_quote_fits_sixty_columns(peer, door, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     door.events = [("quote", QUOTE)]
     assert max(map(len, peer("render", "x", "--dry-run")[1].splitlines())) <= 60
+
+
+def test_verify_tells_price_and_what_the_time_cost(peer, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (256, 256)).save(file := io.BytesIO(), "PNG")
+    told = replace(
+        RECEIPT,
+        file=hashlib.sha256(file.getvalue()).digest(),
+        file_bytes=len(file.getvalue()),
+        price_millionths=5_200,
+        latency_millionths=893_210,
+    )
+    signed = SignedReceipt.sign(told, network=NETWORK, private_key=PROVIDER_SEED)
+    bundle = Bundle(NETWORK, signed.envelope.to_bytes())
+    (tmp_path / "x.png").write_bytes(embed(file.getvalue(), bundle.to_bytes()))
+    code, out, _ = peer("verify", "x.png")
+    said = " ".join(out.split())
+    assert code == 0
+    assert (
+        "price: 0.0052 credits, and the time it took was worth 0.893 credits to who asked; no credits are moved"
+        in said
+    )
+    found = json.loads(peer("verify", "x.png", "--json")[1])
+    assert (found["price_millionths"], found["latency_millionths"]) == (5_200, 893_210)
 
 
 def test_nobody_to_quote_is_a_sentence(peer, door):

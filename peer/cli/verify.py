@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peer.errors import JOB_FAILED, WRONG_USAGE, UserError
+from protocol.policy.cost import about_credits, shown_credits
 from protocol.wire.fields import plain
 
 from .show import print_json, say, sentence
 
 if TYPE_CHECKING:
     from peer.picture import VerifyReport
+    from protocol.wire.receipt import Receipt
 
 _VERDICTS = {
     "unchanged": "unchanged: byte for byte the file that was signed",
@@ -39,8 +41,18 @@ def verify(path: Path, *, as_json: bool) -> None:
             say("for itself" if report.requester == report.provider else f"for {report.requester}", "  ")
         if report.statement is not None:
             say(f"prompt: {plain(report.statement.prompt, 400)}", "  ")
+        if report.receipt is not None and report.receipt.price_millionths:
+            say(_price(report.receipt), "  ")
     if not report.ok:
         raise SystemExit(JOB_FAILED)  # the verdict was the sentence
+
+
+def _price(receipt: "Receipt") -> str:
+    latency = receipt.latency_millionths
+    time = (
+        "" if latency is None else f", and the time it took was worth {about_credits(latency)} to who asked"
+    )
+    return f"price: {shown_credits(receipt.price_millionths)}{time}; no credits are moved"
 
 
 def _to_json(report: "VerifyReport") -> dict[str, Any]:
@@ -54,4 +66,6 @@ def _to_json(report: "VerifyReport") -> dict[str, Any]:
         "provider": report.provider,
         "requester": report.requester,
         "prompt": None if report.statement is None else report.statement.prompt,
+        "price_millionths": None if report.receipt is None else report.receipt.price_millionths,
+        "latency_millionths": None if report.receipt is None else report.receipt.latency_millionths,
     }
