@@ -27,6 +27,8 @@ class Attempt:
     result: Result | None = None
     result_local_us: int = 0  # when it was made, by the provider's word and the clocks' offset
     left_us: int = 0  # when it left the provider's machine: as far as is known
+    accepted_us: int = 0  # ACCEPT was heard
+    promised_us: int | None = None  # to START within so long from then
     started_us: int | None = None  # START was heard
     ran_us: int | None = None  # from then until RESULT was heard
     unspanned_us: int = 0  # until then, spans say where its time went

@@ -1,12 +1,13 @@
 """The link stream of each connection: HELLO once, then pings whose pongs carry live state.  (README section 6.)"""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.policy.attention import Attention
 from protocol.policy.directory import Directory
 from protocol.policy.rtt import narrow, offset_interval
 from protocol.wire.frames import FrameReader, pack
@@ -29,9 +30,6 @@ from .task_stream import PeerLost
 
 BURST = 6  # pings in a row when a link opens: the minimum of several is the distance
 BURST_EVERY_S = 0.05
-ACTIVE_EVERY_S = 2.0  # live state must be 2-5 s fresh for those about to use it
-IDLE_EVERY_S = 15.0
-ACTIVE_FOR_US = 60_000_000  # after this peer last asked for a picture
 LOST_AFTER_S = 10.0  # a ping without an answer: frozen, or gone without a word
 EPOCH_BITS = 40
 HELLO_WITHIN_S = 5.0
@@ -105,7 +103,7 @@ class Links:
         directory: Directory,
         *,
         network: str,
-        state: Callable[[], LiveState | None],
+        state: Callable[[str], LiveState | None],
         on_ready: Callable[[str], None],
         on_measured: Callable[[str], None],
         agent: str,
@@ -120,7 +118,7 @@ class Links:
         self._agent = agent
         self._sessions: dict[str, Session] = {}
         self._changed = Changed()
-        self._active_until_us = 0
+        self._attention = Attention()
         self._wake = Changed()
         self.own = OwnSession(host.peer_id, self._hello(0))
         host.set_handler(PROTOCOL, self._serve)
@@ -146,10 +144,18 @@ class Links:
 
     def stay_active(self) -> None:
         """This peer is about to ask for pictures: live state should be fresh for a while."""
-        was_idle = self._active_until_us < now_us()
-        self._active_until_us = now_us() + ACTIVE_FOR_US
-        if was_idle:
+        if self._attention.on_ask(now_us()):
             self._wake.notify()
+
+    def on_plan(self, ranked: Iterable[str]) -> None:
+        """The peers of a plan, the best first."""
+        if self._attention.on_plan(ranked):
+            self._wake.notify()
+
+    def state_due_us(self, peer: str, asked_us: int) -> int:
+        """When a peer that was last asked for its live state at `asked_us` is asked again."""
+        known_us = max(asked_us, self._directory.heard_us(peer) or 0)
+        return known_us + self._attention.every_us(peer, len(self._sessions), now_us())
 
     def on_disconnected(self, peer: str) -> None:
         self._sessions.pop(peer, None)
@@ -197,7 +203,7 @@ class Links:
 
     @property
     def _active(self) -> bool:
-        return now_us() < self._active_until_us
+        return self._attention.active(now_us())
 
 
 class _Link:
@@ -249,7 +255,7 @@ class _Link:
         self._links._ready(self._session)
 
     async def _answer(self, ping: Ping, heard_us: int) -> None:
-        state = self._links._state() if ping.want_state else None
+        state = self._links._state(self._session.peer) if ping.want_state else None
         clock = self._session.clock_us
         await self._send(Pong(ping.number, clock(heard_us), clock(), state).to_value())
 
@@ -282,8 +288,9 @@ class _Link:
             if first:
                 await trio.sleep(BURST_EVERY_S)
             else:
-                with trio.move_on_after(ACTIVE_EVERY_S if self._links._active else IDLE_EVERY_S):
-                    await self._links._wake.wait()
+                while (left_us := self._links.state_due_us(self._session.peer, now) - now_us()) > 0:
+                    with trio.move_on_after(left_us / 1e6):
+                        await self._links._wake.wait()
 
     async def _send(self, value: Any) -> None:
         async with self._sending:

@@ -232,7 +232,7 @@ async def open_node(
                 host,
                 directory,
                 network=config.network,
-                state=lambda: work.live_state() if config.provide else None,
+                state=lambda peer: work.live_state(peer) if config.provide else None,
                 on_ready=on_link_ready,
                 on_measured=note_known,
                 agent=f"nearlight/{__version__}",

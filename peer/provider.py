@@ -125,7 +125,7 @@ class Provider:
     async def _refuse(
         self, talk: TaskStream, session: Session, heard_us: int, code: str, sentence: str
     ) -> None:
-        state = self._work.live_state() if self._providing else None
+        state = self._work.live_state(session.peer) if self._providing else None
         await talk.send(Refuse(code, sentence[:256], state, session.clock_us(heard_us), session.clock_us()))
         self._journal("task_refused", peer=session.peer, code=code)
 
@@ -213,7 +213,7 @@ class Provider:
             clock = session.clock_us
             sentence = "No such result is kept here."
             await talk.send(
-                Refuse("unknown_attempt", sentence, self._work.live_state(), clock(heard_us), clock())
+                Refuse("unknown_attempt", sentence, self._work.live_state(session.peer), clock(heard_us), clock())
             )
             return None
         await self._accept(talk, session, task, heard_us)
@@ -225,7 +225,7 @@ class Provider:
                 wait_us=self._work.wait_us(task),
                 load_us=task.load_us,
                 step_us=task.step_us,
-                state=self._work.live_state(),
+                state=self._work.live_state(session.peer),
                 heard_us=session.clock_us(heard_us),
                 sent_us=session.clock_us(),
             )

@@ -87,7 +87,7 @@ class Reach:
 
     def keep(self, peer: str) -> None:
         """`peer` is in use: the next line to it should cost nothing."""
-        if peer != self._host.peer_id:
+        if peer in self._host.connected():
             self._ahead.keep(peer)
 
     def statistics(self) -> dict[str, int]:

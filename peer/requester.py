@@ -7,6 +7,7 @@ from typing import Any
 import trio
 
 from protocol.errors import RemoteProtocolError
+from protocol.policy.attention import AHEAD_OF_A_PLAN
 from protocol.policy.directory import Directory
 from protocol.policy.job import Action as JobAction
 from protocol.policy.job import (
@@ -219,6 +220,7 @@ class _Run:
             return self._job.on_no_candidate(str(exc))
         self._first_plan = self._first_plan or self._plan
         self._choice = self._plan.ranked[0]
+        self._r._links.on_plan(choice.peer for choice in self._plan.ranked)
         self._r._journal(
             "planned",
             job=self._job_id,
@@ -340,11 +342,12 @@ class _Run:
                     heard_remote_us = message.heard_us
                     if not resumed:
                         attempt.outcome = "accepted"
-                        attempt.step_us = message.step_us
+                        attempt.step_us, attempt.accepted_us = message.step_us, now
+                        attempt.promised_us = message.wait_us + message.load_us
                         self._heard_span("offer", left_us, talk.heard_us, now)
                         attempt.unspanned_us = now
                         job.on_accepted()
-                    self._r._reach.keep(peer)
+                    self._keep_ready(peer)
                 case Refuse():
                     if message.state is not None and peer != self._r._host.peer_id:
                         self._r._directory.on_state(peer, message.state, now)
@@ -358,6 +361,9 @@ class _Run:
                     pass
                 case Start():
                     attempt.outcome, attempt.step_us, attempt.started_us = "started", message.step_us, now
+                    if attempt.promised_us is not None:
+                        promised_us, took_us = attempt.promised_us, now - attempt.accepted_us
+                        self._r._directory.on_start(peer, promised_us, took_us)
                 case Progress():
                     self._events.progressed(attempt.number, message)
                 case Failed():
@@ -387,6 +393,12 @@ class _Run:
                     return await self._on_receipt(attempt, message, line, now)
                 case _:
                     raise RemoteProtocolError(f"{message.KIND} is not for a requester")
+
+    def _keep_ready(self, peer: str) -> None:
+        """Streams to the peer in use, and to those that the plan would turn to next."""
+        assert self._plan is not None
+        for each in [peer, *(choice.peer for choice in self._plan.ranked[:AHEAD_OF_A_PLAN])]:
+            self._r._reach.keep(each)
 
     def _on_result(
         self, attempt: Attempt, result: Result, session: Session, heard_remote_us: int | None

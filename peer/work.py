@@ -97,9 +97,10 @@ class Work:
         self._tasks: dict[bytes, Task] = {}
         self._changed = Changed()
 
-    def live_state(self) -> LiveState:
+    def live_state(self, requester: str) -> LiveState:
+        """As `requester` is told it: the wait is that of a task of its own."""
         return LiveState(
-            wait_us=self._queue.wait_us(now_us()),
+            wait_us=self._queue.wait_us(requester, now_us()),
             running=int(self._queue.running is not None),
             queued=self._queue.queued,
             free_memory_mib=None,

@@ -437,7 +437,7 @@ async def test_cancelling_stops_the_renderer_and_gives_a_receipt_of_what_was_don
     receipt = receipt_of(near, attempt)
     assert (receipt.outcome, receipt.outputs) == ("cancelled", 0)
     assert 2 <= receipt.steps_done <= 3
-    assert near.work.live_state().running == 0
+    assert near.work.live_state("anyone").running == 0
 
 
 async def test_a_task_cancelled_in_the_queue_never_runs(autojump_clock, alice, near, nursery):

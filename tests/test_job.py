@@ -9,6 +9,7 @@ from protocol.policy.job import (
     MAX_ATTEMPTS,
     MAX_REDIRECTS,
     MAX_RESUMES,
+    REFUSED_AT_MOST,
     RESUME_WITHIN_US,
     CancelAttempt,
     Finish,
@@ -60,22 +61,39 @@ def test_a_picture_at_the_first_attempt():
     assert job.over
 
 
-def test_each_busy_peer_is_passed_over_and_after_three_the_next_may_not_refuse():
+def test_after_three_busy_peers_the_next_may_not_refuse():
     job = Job()
     job.start()
     for number in range(1, MAX_REDIRECTS + 1):
         assert job.on_plan(f"peer{number}") == [MakeOffer(f"peer{number}", number, forced=False)]
         said, replan = job.on_refused(busy=True, sentence="Busy.")
         assert isinstance(said, Tell)
-        assert replan == Replan(frozenset(f"peer{each}" for each in range(1, number + 1)))
+        assert replan == Replan(frozenset())  # each told how busy it is: it may still be the best
     assert job.on_plan("fourth") == [MakeOffer("fourth", MAX_REDIRECTS + 1, forced=True)]
+
+
+def test_a_peer_that_refused_twice_or_though_it_was_forced_is_passed_over():
+    job = offered()
+    *_, replan = job.on_refused(busy=True, sentence="Busy.")
+    assert replan == Replan(frozenset())
+    job.on_plan("near")
+    *_, replan = job.on_refused(busy=True, sentence="Busy.")
+    assert replan == Replan(frozenset({"near"}))
+    job.on_plan("far")
+    job.on_refused(busy=True, sentence="Busy.")
+    assert job.on_plan("middle") == [MakeOffer("middle", 4, forced=True)]
+    *_, replan = job.on_refused(busy=True, sentence="Busy.")
+    assert replan == Replan(frozenset({"near", "middle"}))
 
 
 def test_peers_that_were_all_busy_are_asked_again_and_may_not_refuse_for_that():
     job = offered()
+    for _ in range(REFUSED_AT_MOST - 1):
+        job.on_refused(busy=True, sentence="Busy.")
+        job.on_plan("near")
     job.on_refused(busy=True, sentence="Busy.")
     assert job.on_no_candidate("Nobody else.") == [Replan(frozenset())]
-    assert job.on_plan("near") == [MakeOffer("near", 2, forced=True)]
+    assert job.on_plan("near") == [MakeOffer("near", REFUSED_AT_MOST + 1, forced=True)]
 
 
 @pytest.mark.parametrize("count", range(1, MAX_ATTEMPTS // 2 + 1))
@@ -93,7 +111,9 @@ def test_however_few_the_busy_peers_are_one_of_them_is_made_to_take_it(count):
             actions = without_words(job.on_refused(busy=True, sentence="Busy."))
         assert isinstance(actions[0], Replan)
         replan = actions[0]
-    assert [offer.forced for offer in offers] == [False] * min(count, MAX_REDIRECTS) + [True]
+    assert [offer.forced for offer in offers] == [False] * min(count * REFUSED_AT_MOST, MAX_REDIRECTS) + [
+        True
+    ]
 
 
 def test_a_peer_that_is_busy_though_forced_is_not_asked_for_ever():

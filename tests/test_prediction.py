@@ -18,6 +18,7 @@ from protocol.policy.prediction import (
     unknown_load_us,
 )
 from protocol.policy.rtt import Rtt
+from protocol.policy.waits import CHOSEN_PERCENT
 from protocol.wire.advert import Device, Limits, Speed
 
 from .truth import MODEL, OTHER_MODEL, advert, candidate, live, offered, statement
@@ -96,9 +97,15 @@ def test_ones_own_device_has_no_way_to_go():
     assert (own["dial"], own["offer"], own["transfer"]) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(("age_us", "wait_us"), [(0, 3 * S), (S, 2 * S), (9 * S, 0)])
+@pytest.mark.parametrize(("age_us", "wait_us"), [(0, 3 * S), (S, 1_433_062), (9 * S, 0)])
 def test_an_advertised_wait_ages(age_us, wait_us):
     assert predicted(state=live(wait_us=3 * S), state_age_us=age_us).wait_us == wait_us
+
+
+def test_what_a_peer_makes_others_wait_and_is_late_at_the_mean_counts():
+    told = {"state": live(wait_us=0), "state_age_us": 60 * S}
+    assert predicted(**told, mean_wait_us=S).wait_us == S * CHOSEN_PERCENT // 100
+    assert predicted(**told, late_us=S).wait_us == S
 
 
 def test_own_work_there_is_waited_for():

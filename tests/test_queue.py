@@ -34,6 +34,14 @@ def test_requesters_take_turns_and_each_is_served_in_order_of_arrival():
     assert drained(filled("a1", "a2", "a3", "b1", "c1", "b2")) == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
+def test_who_waited_is_not_overtaken_by_whoever_comes_next():
+    queue = filled("a1", "a2", "a3")
+    assert queue.next(0) == b"a1"
+    assert isinstance(queue.offer(b"b1", "b", S, None, 3 * S // 2), Accepted)
+    queue.on_finished(b"a1", 3 * S // 2)
+    assert drained(queue, 3 * S // 2) == ["a2", "b1", "a3"]
+
+
 def test_one_runs_at_a_time():
     queue = filled("a1", "a2")
     assert queue.next(0) == b"a1"
@@ -46,7 +54,9 @@ def test_one_runs_at_a_time():
 def test_the_wait_is_what_is_left_of_the_running_task_and_all_that_comes_before():
     queue = filled("a1", "a2", "b1")
     queue.next(0)
-    assert queue.wait_us(S // 4) == 3 * S // 4 + 2 * S
+    assert queue.wait_us("c", S // 4) == 3 * S // 4 + S  # "a2" has its turn when "a1" is through
+    assert queue.wait_us("c", S) == 2 * S
+    assert queue.wait_us("b", S // 4) == queue.wait_us("a", S // 4) == 3 * S // 4 + 2 * S
     assert queue.wait_of_us(b"b1", S // 4) == 3 * S // 4  # "a" had its turn
     assert queue.wait_of_us(b"a2", S // 4) == 3 * S // 4 + S
     assert queue.wait_of_us(b"a1", S // 4) is None
@@ -55,9 +65,9 @@ def test_the_wait_is_what_is_left_of_the_running_task_and_all_that_comes_before(
 def test_a_late_task_is_expected_to_take_as_long_again_as_it_is_late_unless_it_says_better():
     queue = filled("a1")
     queue.next(0)
-    assert queue.wait_us(3 * S) == 2 * S
+    assert queue.wait_us("b", 3 * S) == 2 * S
     queue.on_progress(b"a1", S // 2, 3 * S)
-    assert queue.wait_us(3 * S) == S // 2
+    assert queue.wait_us("b", 3 * S) == S // 2
 
 
 def test_an_offer_that_would_start_too_late_is_refused():
@@ -183,15 +193,12 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def offer(self, requester, cost, max_wait):
         attempt, self.count = self.count.to_bytes(16, "big"), self.count + 1
-        general = self.queue.wait_us(self.now)
-        newcomer = not any(
-            state is State.QUEUED and self.owner[attempt] == requester for attempt, state in self.at.items()
-        )
+        told = self.queue.wait_us(requester, self.now)
         match self.queue.offer(attempt, requester, cost, max_wait, self.now):
             case Accepted(wait_us):
                 self.at[attempt], self.owner[attempt] = State.QUEUED, requester
                 assert max_wait is None or wait_us <= max_wait
-                assert not newcomer or wait_us == general
+                assert wait_us == told
                 assert self.queue.wait_of_us(attempt, self.now) == wait_us
             case other:
                 assert isinstance(other, Refused)
@@ -246,7 +253,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.queued == states.count(State.QUEUED) <= self.limits.waiting
         assert (self.queue.running is not None) == (State.RUNNING in states)
         assert self.queue.statistics()["remembered"] == len(self.at) <= self.limits.remembered
-        assert self.queue.wait_us(self.now) >= 0
+        assert all(self.queue.wait_us(requester, self.now) >= 0 for requester in "abc")
 
 
 QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -464,7 +464,7 @@ class Peer:
             self.host,
             self.directory,
             network=NETWORK,
-            state=lambda: self.work.live_state() if provide else None,
+            state=lambda peer: self.work.live_state(peer) if provide else None,
             on_ready=lambda other: world.nursery.start_soon(self.gossip.sync, other),
             on_measured=lambda _peer: None,
             agent="world",

@@ -9,6 +9,7 @@ from ..wire.hello import LiveState
 from .prediction import Candidate, SpeedBook
 from .rtt import Rtt, RttEstimator
 from .timeline import duration
+from .waits import Waits
 
 __all__ = ["Candidate", "Directory", "Verdict"]
 
@@ -39,6 +40,7 @@ class _Peer:
     rtt: RttEstimator = field(default_factory=RttEstimator)
     state: LiveState | None = None
     state_us: int = 0
+    waits: Waits = field(default_factory=Waits)
     connected: bool = False
     in_flight: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # attempt -> (offered_us, busy_us)
     penalty_us: int = 0  # as of penalised_us
@@ -112,6 +114,18 @@ class Directory:
         known = self._peers.get(peer)
         if known is not None:
             known.state, known.state_us = state, now_us
+            known.waits.on_told(max(0, state.wait_us - _own_work(known, now_us)), now_us)
+
+    def heard_us(self, peer: str) -> int | None:
+        """When it told its live state last."""
+        known = self._peers.get(peer)
+        return known.state_us if known is not None and known.state else None
+
+    def on_start(self, peer: str, promised_us: int, took_us: int) -> None:
+        """A task of one's own began there `took_us` after it had promised to begin within `promised_us`."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.waits.on_start(promised_us, took_us)
 
     def on_offered(self, peer: str, attempt: bytes, busy_us: int, now_us: int) -> None:
         """One's own task went there and will occupy its renderer for `busy_us`."""
@@ -159,6 +173,8 @@ class Directory:
                     _in_flight(known, rtt, now_us) if known.in_flight else 0,
                     _penalty(known, now_us) if known.penalty_us else 0,
                     (note,) if note else (),
+                    known.waits.mean_us,
+                    known.waits.late_us,
                 )
             )
         return tuple(found)
@@ -258,9 +274,14 @@ def _penalty(known: _Peer, now_us: int) -> int:
 
 def _in_flight(known: _Peer, rtt: Rtt | None, now_us: int) -> int:
     """Work given to it since the moment its state speaks of, in the order given; what ran meanwhile is off."""
-    spoken_us = known.state_us - (rtt.min_us if rtt else 0) if known.state else 0
+    spoken_us = known.state_us - (rtt.min_us if rtt else 0) if known.state else -1
+    return _own_work(known, now_us, since_us=spoken_us)
+
+
+def _own_work(known: _Peer, now_us: int, *, since_us: int = -1) -> int:
+    """What is left of the work given to it after `since_us`, if it runs without a pause in the order given."""
     free_us = 0
     for offered_us, busy_us in known.in_flight.values():
-        if known.state is None or offered_us > spoken_us:
+        if offered_us > since_us:
             free_us = max(free_us, offered_us) + busy_us
     return max(0, free_us - now_us)

@@ -10,6 +10,7 @@ from ..wire.advert import Advert, OfferedModel
 from ..wire.hello import LiveState
 from ..wire.statement import Statement
 from .rtt import Rtt
+from .waits import expected_us
 
 UNKNOWN_RTT_US = 200_000  # a far continent: pessimistic, so that a measured peer is preferred
 CONNECT_ROUND_TRIPS = 5  # TCP, multistream, noise, multistream, yamux and the task stream: 4-5 measured
@@ -163,6 +164,8 @@ class Candidate(NamedTuple):  # as are Prediction and Choice: a plan makes hundr
     own_in_flight_us: int = 0  # work given to it that `state` cannot know of yet
     penalty_us: int = 0  # it was lost or froze lately: by how much to avoid it
     notes: tuple[str, ...] = ()
+    mean_wait_us: int = 0  # that others make at the mean
+    late_us: int = 0  # by how much it begins later than it promises
 
     @property
     def rtt_us(self) -> int:
@@ -289,7 +292,8 @@ def _wait(candidate: Candidate) -> tuple[int, int]:
     mine_us, state = candidate.own_in_flight_us, candidate.state
     if state is None:
         return mine_us, UNKNOWN_WAIT_US + mine_us * WAIT_UNCERTAIN_PERCENT // 100
-    wait_us = max(0, state.wait_us - candidate.state_age_us) + mine_us
+    theirs_us = expected_us(state.wait_us, candidate.state_age_us, candidate.mean_wait_us)
+    wait_us = theirs_us + mine_us + candidate.late_us
     return wait_us, max(state.wait_us, wait_us) * WAIT_UNCERTAIN_PERCENT // 100
 
 

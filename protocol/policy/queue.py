@@ -1,11 +1,15 @@
 """A provider's queue before one renderer: who is taken, who runs next, and which attempts were seen before.
 
-Tasks run in order of arrival, but one from each requester in turn.  What was promised to those already accepted
-is kept: an offer that would make one of them start too late is refused.
+Tasks run in the order of their turns.  A task has its turn when it comes, but not before the requester's own tasks that
+are here already would have ended one after the other: nobody is kept waiting by the many tasks of another, and nobody
+who waited is overtaken by whoever comes next, so that a wait once told stays true.  (Strict turns between requesters,
+whoever came first, cost a tenth of the 95th percentile in `testnet simulate` at load .85.)  What was promised to those
+already accepted is kept: an offer that would make one of them start too late is refused.
 """
 
-from collections import Counter, deque
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -55,6 +59,7 @@ class _Task:
     cost_us: int
     latest_start_us: int | None
     remember_until_us: int
+    turn_us: int
     state: State = State.QUEUED
     retain_until_us: int | None = None
     ends_us: int = 0  # while it runs: when it is expected to end
@@ -65,7 +70,7 @@ class Queue:
 
     def __init__(self, limits: QueueLimits | None = None) -> None:
         self.limits = limits or QueueLimits()
-        self._lanes: dict[str, deque[_Task]] = {}  # in the order of their turns; none is empty
+        self._waiting: list[_Task] = []  # in the order of their turns
         self._seen: dict[bytes, _Task] = {}
         self._seen_by: Counter[str] = Counter()
         self._running: _Task | None = None
@@ -77,7 +82,7 @@ class Queue:
 
     @property
     def queued(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return len(self._waiting)
 
     def offer(
         self, attempt: bytes, requester: str, cost_us: int, max_wait_us: int | None, now_us: int
@@ -99,10 +104,12 @@ class Queue:
         if refusal is not None:
             return self._refuse("busy", refusal)
         latest = None if max_wait_us is None else now_us + max_wait_us
-        task = _Task(attempt, requester, cost_us, latest, now_us + MAX_AHEAD_US)
-        before = {id(each): start for each, start in self._starts(now_us)}
+        turn_us = self._turn_us(requester, now_us)
+        task = _Task(attempt, requester, cost_us, latest, now_us + MAX_AHEAD_US, turn_us)
+        place = self._place(turn_us)
+        before = {id(each): start for each, start in self._starts(now_us, self._waiting)}
         wait_us = 0
-        for each, start in self._starts(now_us, task):
+        for each, start in self._starts(now_us, [*self._waiting[:place], task, *self._waiting[place:]]):
             if each is task:
                 wait_us = start - now_us
             elif each.latest_start_us is not None and before[id(each)] <= each.latest_start_us < start:
@@ -114,7 +121,7 @@ class Queue:
                 f"It would start in {duration(wait_us)}, and was to start within {duration(max_wait_us)}."
             )
             return self._refuse("busy", sentence)
-        self._lanes.setdefault(requester, deque()).append(task)
+        self._waiting.insert(place, task)
         self._seen[attempt] = task
         self._seen_by[requester] += 1
         self._counts["accepted"] += 1
@@ -122,13 +129,9 @@ class Queue:
 
     def next(self, now_us: int) -> bytes | None:
         """Takes the task whose turn it is and counts it as running; None while one runs or none waits."""
-        if self._running is not None or not self._lanes:
+        if self._running is not None or not self._waiting:
             return None
-        requester = next(iter(self._lanes))
-        lane = self._lanes.pop(requester)
-        task = lane.popleft()
-        if lane:
-            self._lanes[requester] = lane  # behind all others
+        task = self._waiting.pop(0)
         task.state, task.ends_us = State.RUNNING, now_us + task.cost_us
         self._running = task
         return task.attempt
@@ -153,10 +156,7 @@ class Queue:
             return "unknown"
         if task.state is State.RUNNING:
             return "running"
-        lane = self._lanes[task.requester]
-        lane.remove(task)
-        if not lane:
-            del self._lanes[task.requester]
+        self._waiting.remove(task)
         task.state = State.CANCELLED
         self._counts["cancelled"] += 1
         return "queued"
@@ -165,13 +165,21 @@ class Queue:
         task = self._seen.get(attempt)
         return task.state if task else None
 
-    def wait_us(self, now_us: int) -> int:
-        """Until a task of someone who has none here would start."""
-        return self._left_us(now_us) + sum(lane[0].cost_us for lane in self._lanes.values())
+    def wait_us(self, requester: str, now_us: int) -> int:
+        """Until a task that `requester` offered now would start."""
+        place = self._place(self._turn_us(requester, now_us))
+        return self._left_us(now_us) + sum(task.cost_us for task in self._waiting[:place])
 
     def wait_of_us(self, attempt: bytes, now_us: int) -> int | None:
         """Until this queued task is expected to start; None if it is not queued."""
-        return next((start - now_us for task, start in self._starts(now_us) if task.attempt == attempt), None)
+        return next(
+            (
+                start - now_us
+                for task, start in self._starts(now_us, self._waiting)
+                if task.attempt == attempt
+            ),
+            None,
+        )
 
     def released(self, now_us: int) -> tuple[bytes, ...]:
         """Attempts whose results need be kept no longer, each told once.  Forgets attempts that cannot come back."""
@@ -204,10 +212,11 @@ class Queue:
 
     def _full(self, requester: str, now_us: int) -> str | None:
         limits = self.limits
-        starts_at_once = self._running is None and not self._lanes  # it need not wait at all
+        starts_at_once = self._running is None and not self._waiting  # it need not wait at all
         if self.queued >= limits.waiting and not starts_at_once:
             return f"{self.queued} tasks wait here already, the most it takes."
-        if len(self._lanes.get(requester, ())) >= limits.waiting_per_requester and not starts_at_once:
+        of_requester = sum(task.requester == requester for task in self._waiting)
+        if of_requester >= limits.waiting_per_requester and not starts_at_once:
             return f"{limits.waiting_per_requester} of your tasks wait here already, the most it takes of one requester."
         if (
             len(self._seen) >= limits.remembered
@@ -246,18 +255,18 @@ class Queue:
             return 0
         return abs(self._running.ends_us - now_us)
 
-    def _order(self, extra: _Task | None) -> Iterator[_Task]:
-        lanes = {requester: list(lane) for requester, lane in self._lanes.items()}
-        if extra is not None:
-            lanes.setdefault(extra.requester, []).append(extra)
-        for turn in range(max(map(len, lanes.values()), default=0)):
-            for lane in lanes.values():
-                if turn < len(lane):
-                    yield lane[turn]
+    def _turn_us(self, requester: str, now_us: int) -> int:
+        """When the next task of `requester` has its turn."""
+        here = self._waiting if self._running is None else [self._running, *self._waiting]
+        mine = (task.turn_us + task.cost_us for task in here if task.requester == requester)
+        return max(now_us, max(mine, default=now_us))
 
-    def _starts(self, now_us: int, extra: _Task | None = None) -> Iterator[tuple[_Task, int]]:
-        """(task, expected start) in the order in which they will run, with `extra` behind its requester's own."""
+    def _place(self, turn_us: int) -> int:
+        return bisect_right(self._waiting, turn_us, key=lambda task: task.turn_us)
+
+    def _starts(self, now_us: int, tasks: Iterable[_Task]) -> Iterator[tuple[_Task, int]]:
+        """(task, expected start) of `tasks` that run in this order."""
         start = now_us + self._left_us(now_us)
-        for task in self._order(extra):
+        for task in tasks:
             yield task, start
             start += task.cost_us

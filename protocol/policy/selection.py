@@ -15,7 +15,9 @@ from .cost import USUAL, Wishes, asked_price_millionths, extra_us, in_time, nobo
 from .prediction import Candidate, Constraint, Exclusion, Prediction, predict, prompt_bytes
 from .timeline import duration
 
-TEMPERATURE_PERCENT = 15  # of what is contended: tuned in simulation against herding
+TEMPERATURE_PERCENT = 15  # of what is contended: in simulation 10 did alike and 24 worse
+NEAR_PERCENT = 150  # of the best: who would be there by then if nobody waited anywhere, is near
+BUSY_PERCENT = 10  # of a task's own time: who is expected to let it wait for more, is busy
 MAX_WAIT_SLACK_US = 100_000  # a provider may start so much later than predicted before it refuses
 MAX_NAMES_SHOWN = 8
 _EULER_GAMMA = 0.5772156649015329  # the mean of the standard Gumbel distribution
@@ -116,14 +118,20 @@ def plan(
 def _scored(capable: list[tuple[Candidate, Prediction]], seed: int) -> list[tuple[float, float, int]]:
     """(key, draw, index), to be sorted: softmin drawn by Gumbel noise, as wide as what is contended or not known of each.
 
-    What is uncertain of everyone alike decides nothing between them, so only what exceeds the least is counted.
+    What is uncertain of everyone alike decides nothing between them, so only what exceeds the least is counted.  Where many
+    of the near are busy, those that seem free seem so to all: the draw is wider by their share.  Measured in simulation
+    beside none of it, at load .6 and .85 (p50/p95 over the oracle): 1.30/1.53 and 1.45/1.96 became 1.26/1.49 and 1.34/1.73.
     """
     best_us = min(prediction.total_us for _, prediction in capable)
+    near_us = best_us * NEAR_PERCENT // 100
+    near = [each for _, each in capable if each.total_us - each.wait_us <= near_us]
+    busy = sum(each.wait_us > each.busy_us * BUSY_PERCENT // 100 for each in near)
+    least_scale_us = best_us * TEMPERATURE_PERCENT / 100 * busy / len(near)
     certain_us = min(prediction.uncertain_us for _, prediction in capable)
     salt, scored = b"%d " % seed, []
     for index, (candidate, prediction) in enumerate(capable):
         contended_us = prediction.wait_us + prediction.uncertain_us - certain_us
-        scale_us = min(contended_us, best_us) * TEMPERATURE_PERCENT / 100
+        scale_us = max(least_scale_us, min(contended_us, best_us) * TEMPERATURE_PERCENT / 100)
         draw = _draw(salt + candidate.peer.encode())
         gumbel = -math.log(-math.log(draw)) - _EULER_GAMMA
         scored.append((prediction.total_us + candidate.penalty_us - scale_us * gumbel, draw, index))

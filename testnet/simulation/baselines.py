@@ -46,7 +46,7 @@ class Fifo:
     def offer(
         self, attempt: bytes, requester: str, cost_us: int, max_wait_us: int | None, now_us: int
     ) -> Accepted:
-        wait_us = self.wait_us(now_us)
+        wait_us = self.wait_us(requester, now_us)
         self._waiting[attempt] = cost_us
         self._waiting_us += cost_us
         return Accepted(wait_us)
@@ -72,7 +72,7 @@ class Fifo:
             return "queued"
         return "running" if self.running == attempt else "unknown"
 
-    def wait_us(self, now_us: int) -> int:
+    def wait_us(self, requester: str, now_us: int) -> int:
         return self._waiting_us + (abs(self._running[2] - now_us) if self._running else 0)
 
 
@@ -86,7 +86,7 @@ class _Watched(Provider):
 
     def on_changed(self) -> None:
         truth, index = self._truth, self.index
-        truth.free_us[index] = self._clock.now_us + self.line.wait_us(self._clock.now_us)
+        truth.free_us[index] = self._clock.now_us + self.line.wait_us("", self._clock.now_us)
         truth.answers[index] = not (self.gone or self.silent)
         truth.in_line[index] = self.line.queued + (self.line.running is not None)
         warm = truth.warm[index]

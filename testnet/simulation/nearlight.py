@@ -5,6 +5,7 @@ What `peer/requester.py`, `peer/link.py` and `peer/gossip.py` do with sockets an
 
 from random import Random
 
+from protocol.policy.attention import AHEAD_OF_A_PLAN, Attention
 from protocol.policy.directory import Directory
 from protocol.policy.job import (
     Action,
@@ -19,7 +20,7 @@ from protocol.policy.job import (
 )
 from protocol.policy.prediction import CONNECT_ROUND_TRIPS
 from protocol.policy.queue import Queue, Refused
-from protocol.policy.selection import Choice, NoCandidate, plan
+from protocol.policy.selection import NoCandidate, Plan, plan
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
 from protocol.wire.conversation import ACCEPT_WITHIN_US, START_SLACK_US
 from protocol.wire.hello import MODEL_ID_BYTES, LiveState
@@ -29,19 +30,18 @@ from protocol.wire.statement import Statement
 from .clock import Clock
 from .costs import Costs
 from .outcome import Ledger
-from .provider import LIE_FACTOR, Attempt, LearningProvider, statement_of
+from .provider import LIE_FACTOR, Attempt, LearningProvider, name_of, statement_of
 from .world import World
 
 # As peer/ has them; testnet does not import peer.
-ACTIVE_FOR_US = 60_000_000
 BURST = 6  # pings when a link opens
-IDLE_EVERY_US = 15_000_000
 ORPHAN_AFTER_US = 15_000_000
 PUBLISH_GAP_US = 1_000_000
 UNUSED_AFTER_US = 50_000_000
 ADVERT_LIFETIME_S = 180
 
 GOSSIP_US = 300_000  # over a few hops
+LOOK_EVERY_US = 200_000  # whose live state is old enough to ask for
 PING_GROUPS = 8  # links whose round trips are alike are asked in one event
 STREAM_ROUND_TRIPS = 1  # to open one on a connection: a first dial span of 212 ms at a round trip of 200 ms
 REJOIN_US = 1_000_000  # until its old acquaintances have dialled one who came back
@@ -181,11 +181,11 @@ class _Requester:
     def __init__(self, index: int, swarm: Nearlight) -> None:
         self.index = index
         self.swarm = swarm
-        self.directory = Directory(f"requester {index}")
+        self.directory = Directory(name_of(index))
+        self.attention = Attention()
+        self._asked_us: dict[str, int] = {}  # for live state, last
         self.connected: set[str] = set()
         self._ahead: dict[str, tuple[int, int]] = {}  # streams opened ahead: usable from, until
-        self._active_until_us = -1
-        self._turn = 0
         world = swarm.world
         known = world.known[index]
         for provider in known:
@@ -225,40 +225,40 @@ class _Requester:
 
     def stay_active(self) -> None:
         """It is about to ask: live state should be fresh for a while."""
-        now_us = self.swarm.clock.now_us
-        was_idle = self._active_until_us < now_us
-        self._active_until_us = now_us + ACTIVE_FOR_US
-        if was_idle:
-            self._begin()
+        if self.attention.on_ask(self.swarm.clock.now_us):
+            for group in self._groups:
+                self._ping(group)
 
     def _begin(self) -> None:
-        self._turn += 1
-        period_us = int(self.swarm.world.config.state_every_s * 1e6)
+        """Each group has its own moment."""
         for number, group in enumerate(self._groups):
-            first_us = self.swarm.clock.now_us + period_us * number // len(self._groups)
-            if self._active_until_us >= self.swarm.clock.now_us and self._turn > 1:
-                first_us = self.swarm.clock.now_us  # it just became active
-            self.swarm.clock.at(first_us, self._ping, group, self._turn)
+            self.swarm.clock.at(LOOK_EVERY_US * number // len(self._groups), self._look, group)
 
-    def _ping(self, group: list[int], turn: int) -> None:
-        """The pings of a group are answered; the farthest of it decides when the answers are here."""
-        if turn != self._turn:
-            return
-        swarm = self.swarm
-        now_us, active = swarm.clock.now_us, self._active_until_us >= swarm.clock.now_us
+    def _look(self, group: list[int]) -> None:
+        self._ping(group)
+        self.swarm.clock.at(self.swarm.clock.now_us + LOOK_EVERY_US, self._look, group)
+
+    def _ping(self, group: list[int]) -> None:
+        """Those of a group whose live state is old are asked; the farthest decides when the answers are here."""
+        swarm, directory = self.swarm, self.directory
+        now_us, links = swarm.clock.now_us, len(self.connected)
         heard: list[tuple[str, int, LiveState]] = []
         for index in group:
+            peer = swarm.names[index]
+            known_us = max(self._asked_us.get(peer, -1), directory.heard_us(peer) or -1)
+            every_us = self.attention.every_us(peer, links, now_us)
+            if known_us >= 0 and now_us < known_us + every_us:
+                continue
+            self._asked_us[peer] = now_us
             provider = swarm.providers[index]
             swarm.costs.messages["ping"] += 1
             if not provider.gone:
                 rtt_us = swarm.world.round_trip_us(self.index, index, swarm.dice)
-                heard.append((swarm.names[index], rtt_us, provider.live_state()))
+                heard.append((peer, rtt_us, provider.live_state(self.index)))
         swarm.costs.messages["pong"] += len(heard)
         if heard:
             way_us = max(rtt_us for _, rtt_us, _ in heard) // 2
             swarm.clock.at(now_us + way_us, self._pongs, heard)
-        period_us = int(swarm.world.config.state_every_s * 1e6) if active else IDLE_EVERY_US
-        swarm.clock.at(now_us + period_us, self._ping, group, turn)
 
     def _pongs(self, heard: list[tuple[str, int, LiveState]]) -> None:
         directory, now_us = self.directory, self.swarm.clock.now_us
@@ -272,10 +272,10 @@ class _Errand:
 
     __slots__ = (
         "attempt",
-        "choice",
         "job",
         "offered",
         "offered_us",
+        "plan",
         "request",
         "requester",
         "statement",
@@ -291,7 +291,7 @@ class _Errand:
         self.attempt: Attempt | None = None
         self.offered: list[Attempt] = []
         self.offered_us = 0
-        self.choice: Choice | None = None
+        self.plan: Plan | None = None
 
     def begin(self) -> None:
         self._carry_out(self.job.start())
@@ -337,7 +337,7 @@ class _Errand:
     def _replan(self, excluded: frozenset[str]) -> list[Action]:
         now_us = self.swarm.clock.now_us
         try:
-            chosen = plan(
+            self.plan = plan(
                 self.requester.directory.candidates(now_us, own=False),
                 self.statement,
                 now_us=now_us,
@@ -346,12 +346,13 @@ class _Errand:
             )
         except NoCandidate as exc:
             return self.job.on_no_candidate(str(exc))
-        self.choice = chosen.ranked[0]
-        return self.job.on_plan(self.choice.peer)
+        self.requester.attention.on_plan(choice.peer for choice in self.plan.ranked)
+        return self.job.on_plan(self.plan.ranked[0].peer)
 
     def _make_offer(self, peer: str, forced: bool) -> None:
-        swarm, choice, directory = self.swarm, self.choice, self.requester.directory
-        assert choice is not None
+        swarm, directory = self.swarm, self.requester.directory
+        assert self.plan is not None
+        choice = self.plan.ranked[0]
         now_us = self.offered_us = swarm.clock.now_us
         provider = swarm.number_of[peer]
         swarm.attempts += 1
@@ -394,7 +395,7 @@ class _Errand:
         verdict = provider.offer(attempt, None if provider.lying else max_wait_us)
         if verdict is None:
             return
-        state = provider.live_state()
+        state = provider.live_state(attempt.requester)
         if isinstance(verdict, Refused):
             swarm.costs.messages["refuse"] += 1
             self._tell(attempt, self._on_refused, verdict, state)
@@ -403,7 +404,7 @@ class _Errand:
         load_us = (
             0 if attempt.model in provider.warm else swarm.world.cold_us[attempt.provider][attempt.model]
         )
-        self._tell(attempt, self._on_accepted, verdict.wait_us + load_us, state)
+        self._tell(attempt, self._on_accepted, 0 if provider.lying else verdict.wait_us, load_us, state)
         provider.go_on()
 
     def on_started(self, attempt: Attempt) -> None:
@@ -446,21 +447,30 @@ class _Errand:
         self.swarm.ledger.refusals += 1
         self._carry_out(self.job.on_refused(busy=verdict.code == "busy", sentence=verdict.sentence))
 
-    def _on_accepted(self, attempt: Attempt, start_within_us: int, state: LiveState) -> None:
+    def _on_accepted(self, attempt: Attempt, wait_us: int, load_us: int, state: LiveState) -> None:
         if attempt is not self.attempt:
             return
         directory, peer = self.requester.directory, self.swarm.names[attempt.provider]
         now_us = self.swarm.clock.now_us
         directory.on_state(peer, state, now_us)
         known = directory.rtt(peer)
-        by_us = now_us + start_within_us + START_SLACK_US + (known.min_us + known.jitter_us if known else 0)
+        by_us = now_us + wait_us + load_us + START_SLACK_US + (known.min_us + known.jitter_us if known else 0)
         self.swarm.clock.at(by_us, self._no_start, attempt)
         self._carry_out(self.job.on_accepted())
         attempt.accepted = True
+        attempt.promised_us, attempt.accepted_us = wait_us + load_us, now_us
         self.requester.open_ahead(peer, self._round_trip_us(attempt))
+        assert self.plan is not None
+        for choice in self.plan.ranked[:AHEAD_OF_A_PLAN]:
+            if choice.peer in self.requester.connected:
+                self.requester.open_ahead(choice.peer, choice.rtt_us or 0)
 
     def _on_start(self, attempt: Attempt) -> None:
         attempt.start_heard = True
+        if attempt.accepted:
+            took_us = self.swarm.clock.now_us - attempt.accepted_us
+            peer = self.swarm.names[attempt.provider]
+            self.requester.directory.on_start(peer, attempt.promised_us, took_us)
 
     def _on_result(self, attempt: Attempt) -> None:
         if attempt is self.attempt:

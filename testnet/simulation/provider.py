@@ -32,8 +32,9 @@ class Attempt:
     """One request given to one provider."""
 
     __slots__ = (
-        "accepted", "arrived_us", "began_us", "ended", "heard_us", "id", "loaded_us", "model", "owner", "peer", "provider",
-        "request", "requester", "slip", "spent_us", "start_heard", "started_us", "statement", "steps", "stop_asked",
+        "accepted", "accepted_us", "arrived_us", "began_us", "ended", "heard_us", "id", "loaded_us", "model", "owner",
+        "peer", "promised_us", "provider", "request", "requester", "slip", "spent_us", "start_heard", "started_us",
+        "statement", "steps", "stop_asked",
     )  # fmt: skip
 
     def __init__(
@@ -48,7 +49,7 @@ class Attempt:
         self.steps = asked.steps[request]
         self.slip = asked.slip[request][again]  # a second run slips by chance of its own
         self.owner = owner
-        self.peer = str(self.requester)  # the requester, to the queue
+        self.peer = name_of(self.requester)  # the requester, to the queue
         self.statement: Statement | None = None
         self.heard_us = 0  # what the requester heard last; no message of a connection overtakes another
         self.arrived_us = 0
@@ -56,6 +57,8 @@ class Attempt:
         self.loaded_us = 0
         self.started_us = -1
         self.accepted = False  # as far as the requester has heard
+        self.accepted_us = 0  # when it heard that
+        self.promised_us = 0  # to start within so long from then
         self.start_heard = False
         self.stop_asked = False
         self.ended = False
@@ -83,7 +86,7 @@ class Line(Protocol):
 
     def cancel(self, attempt: bytes, now_us: int) -> str: ...
 
-    def wait_us(self, now_us: int) -> int: ...
+    def wait_us(self, requester: str, now_us: int) -> int: ...
 
 
 class Slots:
@@ -194,13 +197,13 @@ class Provider:
             attempt.ended = True
             attempt.owner.on_gone(attempt)
 
-    def live_state(self) -> LiveState:
-        """What it says of itself now."""
+    def live_state(self, requester: int) -> LiveState:
+        """What it tells `requester` of itself now."""
         line = self.line
         if self.lying:
             return LiveState(0, 0, 0, None, tuple(self._model_ids))
         return LiveState(
-            wait_us=line.wait_us(self._clock.now_us),
+            wait_us=line.wait_us(name_of(requester), self._clock.now_us),
             running=int(line.running is not None),
             queued=line.queued,
             free_memory_mib=None,
@@ -315,6 +318,11 @@ class LearningProvider(Provider):
         self._finished += 1
         if isinstance(self.line, Queue) and self._finished % FORGET_EVERY == 0:
             self.line.released(self._clock.now_us)
+
+
+def name_of(requester: int) -> str:
+    """Of a requester, to a provider's queue."""
+    return str(requester)
 
 
 def statement_of(model: bytes, steps: int, side_px: int) -> Statement:

@@ -1,0 +1,45 @@
+"""Attention: whose live state is asked for how often."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.policy.attention import (
+    ACTIVE_FOR_US,
+    IDLE_EVERY_US,
+    LIKELY,
+    LIKELY_EVERY_US,
+    LIKELY_OF_A_PLAN,
+    OTHERS_PER_S,
+    Attention,
+)
+
+
+def test_an_idle_requester_asks_seldom_and_is_active_for_a_minute_after_each_picture():
+    attention = Attention()
+    assert attention.every_us("a", 10, 0) == IDLE_EVERY_US
+    assert attention.on_ask(0)
+    assert not attention.on_ask(ACTIVE_FOR_US - 1)
+    assert attention.active(2 * ACTIVE_FOR_US - 2)
+    assert not attention.active(2 * ACTIVE_FOR_US - 1)
+    assert attention.every_us("a", 10, 2 * ACTIVE_FOR_US) == IDLE_EVERY_US
+
+
+def test_the_first_of_the_last_plans_are_asked_most_often():
+    attention = Attention()
+    attention.on_ask(0)
+    ranked = [f"peer{number}" for number in range(20)]
+    assert attention.on_plan(ranked)
+    assert not attention.on_plan(ranked)
+    periods = [attention.every_us(peer, 1000, 1) for peer in ranked]
+    others_us = (1000 - LIKELY_OF_A_PLAN) * 1_000_000 // OTHERS_PER_S
+    assert periods == [LIKELY_EVERY_US] * LIKELY_OF_A_PLAN + [others_us] * (20 - LIKELY_OF_A_PLAN)
+
+
+@given(st.lists(st.lists(st.integers(0, 999), unique=True, max_size=12), max_size=30), st.integers(1, 10_000))
+def test_what_is_asked_is_bounded_whatever_is_planned_and_however_many_there_are(plans, links):
+    attention = Attention()
+    attention.on_ask(0)
+    for ranked in plans:
+        attention.on_plan(map(str, ranked))
+    periods = [attention.every_us(str(peer), links, 1) for peer in range(links)]
+    assert sum(1e6 / us for us in periods) <= (LIKELY + 1) * 1e6 / LIKELY_EVERY_US + OTHERS_PER_S + 1

@@ -1,0 +1,61 @@
+"""Waits: how what a provider told turns into what is expected now."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.policy.waits import CHOSEN_PERCENT, FRESH_US, LATE_SHARE, MEAN_OVER_US, Waits, expected_us
+
+S = 1_000_000
+US = st.integers(0, 10**15)
+
+
+def test_what_was_just_told_is_taken_as_it_is():
+    assert expected_us(3 * S, 0, 9 * S) == 3 * S
+
+
+def test_what_was_told_long_ago_gives_way_to_what_is_usual():
+    assert expected_us(3 * S, 3600 * S, S) == S * CHOSEN_PERCENT // 100
+
+
+def test_a_peer_that_said_it_is_free_is_less_surely_so_as_time_passes():
+    usual_us = S // 2
+    kept = math.exp(-1)
+    assert expected_us(0, FRESH_US, usual_us) == int((1 - kept) * usual_us * CHOSEN_PERCENT / 100)
+
+
+@given(US, US, US)
+def test_the_wait_lies_between_what_was_told_and_what_is_usual(told_us, age_us, mean_us):
+    usual_us = mean_us * CHOSEN_PERCENT / 100
+    wait_us = expected_us(told_us, age_us, mean_us)
+    aged_us = max(0, told_us - age_us)
+    assert min(aged_us, usual_us) * 0.999999 - 1 <= wait_us <= max(aged_us, usual_us) * 1.000001
+
+
+def test_the_mean_begins_with_the_first_and_follows_the_last_ten_seconds():
+    waits = Waits()
+    assert waits.mean_us == 0
+    waits.on_told(4 * S, 0)
+    assert waits.mean_us == 4 * S
+    waits.on_told(2 * S, 1)
+    assert waits.mean_us == 3 * S
+    waits.on_told(0, MEAN_OVER_US)
+    assert waits.mean_us < 3 * S * 0.37
+
+
+def test_lateness_is_learned_and_forgotten_and_punctuality_is_no_credit():
+    waits = Waits()
+    waits.on_start(S, 5 * S)
+    assert waits.late_us == 4 * S // LATE_SHARE
+    for _ in range(60):
+        waits.on_start(5 * S, S)
+    assert waits.late_us < 10
+
+
+@given(st.lists(st.tuples(US, US), max_size=20))
+def test_no_report_makes_lateness_negative_or_endless(starts):
+    waits = Waits()
+    for promised_us, took_us in starts:
+        waits.on_start(promised_us, took_us)
+        assert 0 <= waits.late_us <= 600 * S
