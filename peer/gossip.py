@@ -1,17 +1,25 @@
-"""Adverts: our own published, everyone's heard, and what was missed fetched on connect.  (README section 7.)"""
+"""Adverts: our own published, those of our shard heard, others looked up; and whom to stay connected to.  (README 7.)"""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import trio
 
-from protocol.errors import MalformedMessage, ProtocolError, UnknownCriticalField
+from protocol.errors import MalformedMessage, ProtocolError, RemoteProtocolError, UnknownCriticalField
+from protocol.policy.coordinates import Coordinates
 from protocol.policy.directory import Directory
+from protocol.policy.lookups import Errand, Lookups, answer
+from protocol.policy.neighbours import CONNECTIONS, Changes, Neighbours
+from protocol.policy.prediction import Candidate
+from protocol.policy.rtt import Way
+from protocol.policy.shards import OFTEN_US, Shards
+from protocol.policy.sources import Allowance
 from protocol.wire.advert import (
+    MAX_ADVERT_BYTES,
+    MAX_SYNC_ADVERTS,
     SYNC_PROTOCOL,
-    TOPIC,
     Advert,
     SignedAdvert,
     adverts_untrusted,
@@ -21,22 +29,33 @@ from protocol.wire.advert import (
 )
 from protocol.wire.canonical import MAX_MESSAGE_BYTES, Value
 from protocol.wire.frames import FrameReader, pack
+from protocol.wire.lookup import MAX_FIND_BYTES, Find, place_of, topic_of
+from protocol.wire.lookup import PROTOCOL as LOOKUP_PROTOCOL
 
 from .addresses import dialable_from_advert
 from .changed import Changed
 from .clock import now_us, wall_us
 from .network import HostError
 
-PUBLISH_EVERY_S = (30.0, 60.0)
-PUBLISH_GAP_S = 1.0  # between two adverts of one peer, however often it changes
+PUBLISH_SPREAD = (2 / 3, 4 / 3)  # of the mean interval, so that not everyone speaks at once
+PUBLISH_GAP_S = (
+    1.0  # between two adverts of one peer, however often it changes; more where adverts are seldom
+)
+ROUND_EVERY_S = 5.0  # expiry, the shard, lookups
+ERRANDS_PER_ROUND = 3  # 32 adverts of 180 s are asked for again in time
+RELAY_BURST, RELAY_EVERY_US = (
+    256,
+    500_000,
+)  # adverts that we check for one forwarder: honest ones pass on half a one a second
+ASK_BURST, ASK_EVERY_US = 16, 5_000_000  # syncs and lookups that we answer one peer
 SYNC_WITHIN_S = 5.0
 DIAL_EVERY_S = 2.0  # and whenever a peer appears or leaves
+CHOOSE_EVERY_S = 10.0  # where not all can be connected: choosing among thousands takes tens of ms
 DIAL_JITTER_S = 0.2  # so that not everyone dials a newcomer at once
 YIELD_S = 1.0  # for the one of two with the smaller id to dial first: far away, a dial takes 0.75 s
 DIALS_AT_ONCE = 4
 DIAL_WITHIN_S = 5.0
 DIAL_AGAIN_S = (2.0, 300.0)  # the pause after a failed dial doubles from the first to the second
-CONNECTIONS = 32  # more peers than these are measured when they are needed
 
 
 class Gossip:
@@ -52,7 +71,9 @@ class Gossip:
         able: Callable[[], Advert],
         provide: bool,
         on_fresh: Callable[[SignedAdvert, str | None], None],
+        in_use: Callable[[str], bool] = lambda peer: False,
     ) -> None:
+        """`in_use`: whether a peer's connection carries something that should not be cut off."""
         self._host = host
         self._directory = directory
         self._network = network
@@ -60,12 +81,22 @@ class Gossip:
         self._able = able
         self._provide = provide
         self._on_fresh = on_fresh
-        self._topic = TOPIC.format(network=network)
+        self._in_use = in_use
+        self.coordinates = Coordinates(host.peer_id.encode())
+        self.shards = Shards(host.peer_id)
+        self._neighbours = Neighbours(host.peer_id)
+        self._lookups = Lookups(host.peer_id)
+        self._relays = Allowance(RELAY_BURST, RELAY_EVERY_US)
+        self._asked = Allowance(ASK_BURST, ASK_EVERY_US)
+        self._topics: tuple[str, ...] = ()  # listened to, the present depth first
+        self._advert_bytes = MAX_ADVERT_BYTES // 4  # of our own, once it is made
+        self._dialled: set[str] = set()
         self._changed = Changed()
         self._peers_changed = Changed()
         self._retry_at_s: dict[str, float] = {}
         self._pause_s: dict[str, float] = {}
         host.set_handler(SYNC_PROTOCOL, self._answer_sync)
+        host.set_handler(LOOKUP_PROTOCOL, self._answer_lookup)
 
     def renew(self) -> None:
         """Our capabilities changed: tell everyone."""
@@ -75,33 +106,69 @@ class Gossip:
         """A connection ended: there may be reason to dial."""
         self._peers_changed.notify()
 
+    def on_measured(self, peer: str) -> None:
+        """There is a new round trip to `peer`."""
+        signed, rtt = self._directory.signed_advert(peer), self._directory.rtt(peer)
+        if signed is not None and rtt is not None and rtt.way is Way.DIRECT:
+            self.coordinates.on_rtt(peer, signed.advert.coordinate, rtt.min_us, now_us())
+
+    def statistics(self) -> dict[str, int]:
+        counts = {**self.shards.statistics(), **self._neighbours.statistics()}
+        counts |= {f"coordinate_{name}": count for name, count in self.coordinates.statistics().items()}
+        counts |= {f"relays_{name}": count for name, count in self._relays.statistics().items()}
+        return counts | {f"asked_{name}": count for name, count in self._asked.statistics().items()}
+
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         self._sign()
-        await self._host.subscribe(self._topic, self._valid, self._deliver)
+        await self._listen()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._publish)
             nursery.start_soon(self._connect)
-            nursery.start_soon(self._expire)
+            nursery.start_soon(self._rounds)
             task_status.started()
+
+    async def _listen(self) -> None:
+        """Subscribes to the topics of our shard, present and late, and to no others."""
+        depths = self.shards.depths(now_us())
+        wanted = tuple(topic_of(self._network, self.shards.place, bits) for bits in depths)
+        before, self._topics = self._topics, wanted
+        for topic in wanted:
+            if topic not in before:
+                await self._host.subscribe(topic, self._valid, self._deliver)
+        for topic in before:
+            if topic not in wanted:
+                await self._host.unsubscribe(topic)
 
     def _sign(self) -> SignedAdvert:
         able = self._able()
         told = (
             able if self._provide else replace(able, kinds=(), models=(), limits=None, price_millionths=None)
         )
+        told = replace(
+            told,
+            lifetime_s=max(told.lifetime_s, self.shards.pace(self._advert_bytes).lifetime_s),
+            coordinate=self.coordinates.own,
+            shard_bits=self.shards.bits,
+        )
         signed = SignedAdvert.sign(told, network=self._network, private_key=self._private_key)
         self._directory.on_own_advert(signed, able)
+        self._advert_bytes = len(signed.envelope.to_bytes())
         return signed
 
     async def _publish(self) -> None:
         while True:
-            await self._host.publish(self._topic, self._sign().envelope.to_bytes())
-            with trio.move_on_after(random.uniform(*PUBLISH_EVERY_S)):
+            data = self._sign().envelope.to_bytes()
+            for topic in self._topics:
+                await self._host.publish(topic, data)
+            interval_us = self.shards.pace(self._advert_bytes).interval_us
+            with trio.move_on_after(interval_us / 1e6 * random.uniform(*PUBLISH_SPREAD)):
                 await self._changed.wait()
-            await trio.sleep(PUBLISH_GAP_S)
+            await trio.sleep(PUBLISH_GAP_S * interval_us / OFTEN_US)
 
-    def _valid(self, _forwarder: str, _author: str, data: bytes) -> bool:
+    def _valid(self, forwarder: str, _author: str, data: bytes) -> bool:
         """Whether to relay it.  An advert newer than we understand is worth relaying."""
+        if not self._relays.take(forwarder, now_us()):
+            return False
         try:
             SignedAdvert.from_untrusted(data, network=self._network)
         except UnknownCriticalField:
@@ -113,68 +180,127 @@ class Gossip:
     def _deliver(self, _author: str, data: bytes) -> None:
         self._take(data)
 
-    def _take(self, data: bytes) -> bool:
-        """Whether the advert was news."""
+    def _take(self, data: bytes) -> SignedAdvert | None:
+        """The advert, if it was news."""
         try:
             signed = SignedAdvert.from_untrusted(data, network=self._network)
         except ProtocolError:
-            return False  # `_valid` scored it, or it is newer than we understand
+            return None  # `_valid` scored it, or it is newer than we understand
         verdict = self._directory.on_advert(signed, now_us(), wall_us())
         if verdict.outcome == "new" and self._host.peer_id > signed.peer:
             self._retry_at_s.setdefault(signed.peer, trio.current_time() + YIELD_S)
         if verdict.fresh:
             self._peers_changed.notify()
             self._on_fresh(signed, verdict.note)
-        return verdict.fresh
+        return signed if verdict.fresh else None
 
     async def sync(self, peer: str) -> None:
-        """Fetches what `peer` knows and we do not; tells the others what was news."""
+        """Fetches what a newly connected `peer` knows and we do not; tells the others of our shard what was news.
+
+        Of a peer of another shard only its own advert is of interest.
+        """
+        if not self.shards.holds(peer):
+            await self._ask(Errand(peer, Find(place=place_of(peer), at_most=1)))
+            return
+        for signed in await self._exchange(peer, SYNC_PROTOCOL, sync_request(self._directory.versions())):
+            if signed.advert.shard_bits == self.shards.bits and self.shards.holds(signed.peer):
+                await self._host.publish(self._topics[0], signed.envelope.to_bytes())
+
+    async def seek(self, model: bytes) -> None:
+        """Asks several peers who offers `model`, where our own shard is not everyone."""
+        if self.shards.bits:
+            candidates = self._directory.candidates(now_us(), own=False)
+            async with trio.open_nursery() as nursery:
+                for errand in self._lookups.for_model(candidates, model, self.coordinates.own):
+                    nursery.start_soon(self._ask, errand)
+
+    async def _ask(self, errand: Errand) -> None:
+        await self._exchange(errand.peer, LOOKUP_PROTOCOL, errand.find.to_value(), errand.find.at_most)
+
+    async def _exchange(
+        self, peer: str, protocol: str, request: Value, at_most: int = MAX_SYNC_ADVERTS
+    ) -> list[SignedAdvert]:
+        """Asks `peer` for adverts, and takes them in; those that were news."""
+        news: list[SignedAdvert] = []
         try:
             with trio.move_on_after(SYNC_WITHIN_S):
-                stream = await self._host.open_stream(peer, SYNC_PROTOCOL)
+                stream = await self._host.open_stream(peer, protocol)
                 try:
-                    await stream.send_all(pack(sync_request(self._directory.versions())))
-                    news = [data for data in adverts_untrusted(await _one(stream)) if self._take(data)]
+                    await stream.send_all(pack(request))
+                    told = adverts_untrusted(await _one(stream))[:at_most]
+                    news = [signed for data in told if (signed := self._take(data)) is not None]
                 finally:
                     await stream.aclose()
-                for data in news:
-                    await self._host.publish(self._topic, data)
         except (HostError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it left: gossip goes on with the others
+            pass  # it left, or does not know the protocol: gossip goes on with the others
+        except RemoteProtocolError:
+            self._directory.on_penalty(peer, now_us())
+        return news
 
     async def _answer_sync(self, stream: Any) -> None:
         with trio.move_on_after(SYNC_WITHIN_S):
             known = known_untrusted(await _one(stream))
-            await stream.send_all(pack(sync_reply(self._directory.newer_than(known, now_us()))))
+            told = self._asked.take(stream.peer, now_us())
+            newer = self._directory.newer_than(known, now_us()) if told else []
+            await stream.send_all(pack(sync_reply(newer)))
         await stream.aclose()
 
-    async def _expire(self) -> None:
+    async def _answer_lookup(self, stream: Any) -> None:
+        with trio.move_on_after(SYNC_WITHIN_S):
+            find = Find.from_untrusted(await _one(stream, at_most_bytes=MAX_FIND_BYTES))
+            told = self._asked.take(stream.peer, now_us())
+            found = answer(find, self._directory.young(now_us())) if told else []
+            await stream.send_all(pack(sync_reply([signed.envelope for signed in found])))
+        await stream.aclose()
+
+    async def _rounds(self) -> None:
         while True:
-            await trio.sleep(5)
+            await trio.sleep(ROUND_EVERY_S)
             for peer in self._directory.expire(now_us()):
                 self._retry_at_s.pop(peer, None)
                 self._pause_s.pop(peer, None)
+            candidates = self._directory.candidates(now_us(), own=False)
+            known = [(candidate.peer, candidate.advert.shard_bits) for candidate in candidates]
+            if self.shards.on_round(known, self._advert_bytes, now_us()):
+                self._changed.notify()
+            await self._listen()
+            for _ in range(ERRANDS_PER_ROUND):
+                errand = self._lookups.errand(candidates, self.shards, self.coordinates.own, now_us())
+                if errand is not None:
+                    await self._ask(errand)
 
     async def _connect(self) -> None:
-        """Dials peers from the directory, a few at a time, the longest unheard-of last."""
+        """Dials peers from the directory, a few at a time, and leaves some where they are too many."""
         async with trio.open_nursery() as nursery:
             limit = trio.CapacityLimiter(DIALS_AT_ONCE)
             dialling: set[str] = set()
             while True:
-                connected = self._host.connected()
-                room = CONNECTIONS - len(connected) - len(dialling)
-                for candidate in self._directory.candidates(now_us(), own=False):
-                    peer = candidate.peer
-                    if room <= 0 or peer in connected or peer in dialling:
-                        continue
-                    if self._retry_at_s.get(peer, 0) > trio.current_time():
-                        continue
-                    room -= 1
-                    dialling.add(peer)
-                    nursery.start_soon(self._dial, candidate.advert.addresses, peer, limit, dialling)
+                candidates = self._directory.candidates(now_us(), own=False)
+                changes = self._choose(candidates, dialling)
+                for peer in changes.dial:
+                    signed = self._directory.signed_advert(peer)
+                    if signed is not None:
+                        dialling.add(peer)
+                        nursery.start_soon(self._dial, signed.advert.addresses, peer, limit, dialling)
+                for peer in changes.drop:
+                    nursery.start_soon(self._host.disconnect, peer)
                 with trio.move_on_after(DIAL_EVERY_S):
                     await self._peers_changed.wait()
-                await trio.sleep(random.uniform(0, DIAL_JITTER_S))
+                crowded = len(candidates) > CONNECTIONS <= len(self._host.connected())
+                await trio.sleep(CHOOSE_EVERY_S if crowded else random.uniform(0, DIAL_JITTER_S))
+
+    def _choose(self, candidates: Sequence[Candidate], dialling: set[str]) -> Changes:
+        self._dialled &= self._host.connected()
+        busy = {candidate.peer for candidate in candidates if candidate.own_in_flight_us}
+        return self._neighbours.changes(
+            candidates,
+            bits=self.shards.bits,
+            coordinate=self.coordinates.own,
+            now_us=now_us(),
+            dialling=dialling,
+            barred={peer for peer, at_s in self._retry_at_s.items() if at_s > trio.current_time()},
+            droppable={peer for peer in self._dialled - busy if not self._in_use(peer)},
+        )
 
     async def _dial(
         self, addresses: tuple[str, ...], peer: str, limit: trio.CapacityLimiter, dialling: set[str]
@@ -191,6 +317,7 @@ class Gossip:
                     try:
                         await self._host.dial(address, timeout_s=DIAL_WITHIN_S)
                         self._pause_s.pop(peer, None)
+                        self._dialled.add(peer)
                         return
                     except HostError:
                         continue
@@ -201,9 +328,9 @@ class Gossip:
                 dialling.discard(peer)
 
 
-async def _one(stream: Any) -> Value:
+async def _one(stream: Any, *, at_most_bytes: int = MAX_MESSAGE_BYTES) -> Value:
     """The one message of a stream."""
-    reader = FrameReader(at_most_bytes=MAX_MESSAGE_BYTES)
+    reader = FrameReader(at_most_bytes=at_most_bytes)
     while data := await stream.receive_some():
         for value in reader.feed_untrusted(data):
             return value

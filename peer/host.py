@@ -26,7 +26,7 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.protocol_muxer.multiselect_client import MULTISELECT_PROTOCOL_ID
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, PROTOCOL_ID_V12, GossipSub
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
@@ -422,6 +422,11 @@ class Host:
         self._pubsub.set_topic_validator(topic, partial(self._valid, topic, validate), False)
         self._nursery.start_soon(self._drain, await self._pubsub.subscribe(topic), deliver)
 
+    async def unsubscribe(self, topic: str) -> None:
+        """Messages on `topic` are of no interest any more, and are not relayed."""
+        await self._pubsub.unsubscribe(topic)
+        self._pubsub.remove_topic_validator(topic)
+
     def _valid(
         self, topic: str, validate: Callable[[str, str, bytes], bool], forwarder: Any, message: Any
     ) -> bool:
@@ -437,7 +442,10 @@ class Host:
 
     async def _drain(self, subscription: Any, deliver: Callable[[str, bytes], None]) -> None:
         while True:
-            message = await subscription.get()
+            try:
+                message = await subscription.get()
+            except trio.EndOfChannel:  # unsubscribed
+                return
             author = ID(message.from_id).to_base58()
             if author != self.peer_id:
                 deliver(author, message.data)
@@ -556,11 +564,12 @@ def _swarm(private_key: bytes, config: HostConfig, gate: InboundGate) -> Any:
 
 def _router() -> Any:
     router = GossipSub(
-        [PROTOCOL_ID_V12, PROTOCOL_ID_V11],
+        [PROTOCOL_ID_V11],  # 1.2 adds a packet for each message and neighbour, half as large as an advert
         MESH_DEGREE,
         MESH_LOW,
         MESH_HIGH,
         heartbeat_interval=HEARTBEAT_S,
+        gossip_window=1,  # each message is told once to peers outside of the mesh; adverts come again anyway
         adaptive_gossip_enabled=False,
         spam_protection_enabled=False,
         eclipse_protection_enabled=False,

@@ -154,6 +154,10 @@ async def open_node(
         if is_their_fault(error):
             directory.on_penalty(peer, now_us())
 
+    def on_measured(peer: str) -> None:
+        gossip.on_measured(peer)
+        note_known(peer)
+
     def note_known(peer: str) -> None:
         """Journals a peer once it is fully known: its advert, and a round trip to it."""
         signed, rtt = directory.signed_advert(peer), directory.rtt(peer)
@@ -234,7 +238,7 @@ async def open_node(
                 network=config.network,
                 state=lambda peer: work.live_state(peer) if config.provide else None,
                 on_ready=on_link_ready,
-                on_measured=note_known,
+                on_measured=on_measured,
                 agent=f"nearlight/{__version__}",
             )
             gossip = Gossip(
@@ -245,6 +249,7 @@ async def open_node(
                 able=able,
                 provide=config.provide,
                 on_fresh=on_fresh,
+                in_use=lambda peer: provider.talks_with(peer),
             )
             work = Work(
                 private_key=private_key,

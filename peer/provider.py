@@ -80,6 +80,10 @@ class Provider:
     def statistics(self) -> dict[str, int]:
         return self._streams.statistics()
 
+    def talks_with(self, peer: str) -> bool:
+        """Whether a conversation with it is under way."""
+        return self._streams.talks_with(peer)
+
     async def serve(self, stream: Any, peer: str) -> None:
         """One task stream that `peer` opened; RemoteProtocolError where it says what it may not."""
         number = self._streams.opened(peer, now_us())

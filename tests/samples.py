@@ -1,13 +1,16 @@
 """One of every message, from fixed keys: what the vectors spell out and the fuzzers start from."""
 
 import hashlib
+from dataclasses import replace
 
 from protocol.wire import advert, task
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
 from protocol.wire.canonical import encode
+from protocol.wire.coordinate import Coordinate
 from protocol.wire.frames import pack
 from protocol.wire.hello import Hello, LiveState, Ping, Pong
 from protocol.wire.identity import peer_id_of, public_key_of
+from protocol.wire.lookup import Find, place_of
 from protocol.wire.manifest import FileHasher, Manifest, ManifestFile
 from protocol.wire.offer import Offer, SignedOffer
 from protocol.wire.receipt import Receipt, Settled, SignedReceipt, pixel_hash
@@ -107,6 +110,12 @@ RECEIPT = Receipt(
     retain_s=600,
 )
 SIGNED_ADVERT = SignedAdvert.sign(ADVERT, network=NETWORK, private_key=PROVIDER_SEED)
+COORDINATE = Coordinate(x_us=-41_250, y_us=8_000, z_us=120, height_us=1_900, error_millionths=110_000)
+SHARDED_ADVERT = SignedAdvert.sign(
+    replace(ADVERT, sequence=13, lifetime_s=600, coordinate=COORDINATE, shard_bits=3), network=NETWORK,
+    private_key=PROVIDER_SEED,
+)  # fmt: skip
+FIND = Find(place=place_of(REQUESTER), near=COORDINATE, model=MODEL, at_most=8)
 SIGNED_OFFER = SignedOffer.sign(OFFER, network=NETWORK, private_key=REQUESTER_SEED)
 SIGNED_RECEIPT = SignedReceipt.sign(RECEIPT, network=NETWORK, private_key=PROVIDER_SEED)
 SETTLED = Settled(ATTEMPT, SIGNED_RECEIPT.envelope.hash, True)
@@ -137,6 +146,14 @@ VECTORS = {
     "ping": ("PING frame (section 6)", pack(PING.to_value())),
     "pong": ("PONG frame with live state (section 6)", pack(PONG.to_value())),
     "advert": ("advert envelope signed by the provider (section 7)", SIGNED_ADVERT.envelope.to_bytes()),
+    "advert_sharded": (
+        "the same with a coordinate, from a shard of 3 bits (section 7)",
+        SHARDED_ADVERT.envelope.to_bytes(),
+    ),
+    "find": (
+        f"LOOKUP frame of the requester, whose place is {place_of(REQUESTER).hex()} (section 7)",
+        pack(FIND.to_value()),
+    ),
     "sync_request": ("frame asking for adverts (section 7)", pack(advert.sync_request({PROVIDER: (3, 11)}))),
     "sync_reply": ("frame answering it (section 7)", pack(advert.sync_reply([SIGNED_ADVERT.envelope]))),
     "statement": (f"statement; SHA-256 {STATEMENT.hash.hex()} (section 8)", STATEMENT.to_bytes()),

@@ -3,7 +3,9 @@
 import pytest
 import trio
 
+from peer import gossip
 from peer.gossip import DIAL_EVERY_S, DIAL_JITTER_S, YIELD_S
+from protocol.policy import neighbours, shards
 
 from .world import MODEL, Peer, World, now_us, use_virtual_time
 
@@ -71,3 +73,86 @@ async def test_what_is_known_of_dials_is_forgotten_with_the_peer(autojump_clock,
     assert not larger.gossip._retry_at_s
     assert not larger.gossip._pause_s
     assert not larger.directory.candidates(now_us(), own=False)
+
+
+@pytest.fixture
+async def crowd(autojump_clock, monkeypatch, nursery):
+    """Ten providers in a swarm where a topic carries few adverts; all were told of the first."""
+    use_virtual_time(monkeypatch)
+    monkeypatch.setattr(shards, "TOPIC_BYTES_PER_S", 200)
+    monkeypatch.setattr(neighbours, "CONNECTIONS", 6)
+    monkeypatch.setattr(neighbours, "NEAR", 3)
+    monkeypatch.setattr(gossip, "CONNECTIONS", 6)
+    world = World(nursery)
+    peers = [
+        Peer(world, f"peer {number}", provide=True, allow=(), models=(MODEL,), home=None)
+        for number in range(10)
+    ]
+    for index, each in enumerate(peers):
+        for other in peers[:index]:
+            world.network.delays_us[frozenset((each.id, other.id))] = 5_000 + 500 * abs(
+                index - peers.index(other)
+            )
+        await each.start()
+        if index:
+            tell(peers[0], each)
+    return peers, world
+
+
+async def test_a_swarm_that_outgrows_a_topic_splits_and_everyone_still_knows_its_shard(autojump_clock, crowd):
+    peers, _ = crowd
+    await trio.sleep(1500)
+    bits = {each.gossip.shards.bits for each in peers}
+    assert min(bits) >= 1
+    for each in peers:
+        mates = {
+            other.id
+            for other in peers
+            if other is not each
+            and each.gossip.shards.holds(other.id)
+            and other.gossip.shards.bits == each.gossip.shards.bits
+        }
+        known = {candidate.peer for candidate in each.directory.candidates(now_us(), own=False)}
+        assert mates <= known
+        assert each.host.connected() <= known
+        assert len(each.gossip._topics) == 1
+    asker = peers[0]
+    before = len(asker.directory.candidates(now_us(), own=False))
+    await asker.gossip.seek(MODEL)
+    assert before <= len(asker.directory.candidates(now_us(), own=False))
+    assert all(not each.host.errors for each in peers)
+
+
+async def test_coordinates_come_from_the_pings_that_are_sent_anyway_and_go_out_in_adverts(
+    autojump_clock, strangers
+):
+    smaller, larger, world = strangers
+    world.network.delays_us[frozenset((smaller.id, larger.id))] = 40_000
+    tell(smaller, larger)
+    await trio.sleep(1200)
+    for each, other in ((smaller, larger), (larger, smaller)):
+        told = each.directory.signed_advert(other.id).advert.coordinate
+        assert each.gossip.coordinates.own.rtt_us(told) == pytest.approx(80_000, rel=0.1)
+
+
+async def test_a_forwarder_that_floods_is_listened_to_no_more_than_its_share(autojump_clock, strangers):
+    smaller, larger, _ = strangers
+    data = smaller.gossip._sign().envelope.to_bytes()
+    taken = [larger.gossip._valid(smaller.id, smaller.id, data) for _ in range(5000)]
+    assert sum(taken) == gossip.RELAY_BURST
+    assert larger.gossip._valid("another", smaller.id, data)
+
+
+async def test_a_sync_that_makes_no_sense_ends_nothing_and_is_remembered(autojump_clock, strangers):
+    smaller, larger, _ = strangers
+    tell(smaller, larger)
+    tell(larger, smaller)
+    await trio.sleep(10)
+
+    async def nonsense(stream):
+        await stream.send_all(b"\0\0\0\1\xc0")
+
+    larger.host.set_handler("/nearlight/adverts/1", nonsense)
+    await smaller.gossip.sync(larger.id)
+    (candidate,) = smaller.directory.candidates(now_us(), own=False)
+    assert candidate.penalty_us > 0

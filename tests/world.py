@@ -305,8 +305,12 @@ class FakeHost:
         self._topics[topic] = (validate, deliver)
         await trio.lowlevel.checkpoint()
 
+    async def unsubscribe(self, topic):
+        del self._topics[topic]
+        await trio.lowlevel.checkpoint()
+
     async def publish(self, topic, data):
-        self._seen.add(hashlib.sha256(data).digest())
+        self._seen.add(hashlib.sha256(topic.encode() + data).digest())
         self._flood(topic, self.peer_id, data, but=None)
         await trio.lowlevel.checkpoint()
 
@@ -320,7 +324,7 @@ class FakeHost:
             self._network.hosts[there]._hear(self.peer_id, topic, author, data)
 
     def _hear(self, forwarder, topic, author, data):
-        digest = hashlib.sha256(data).digest()
+        digest = hashlib.sha256(topic.encode() + data).digest()
         if topic not in self._topics or digest in self._seen:
             return
         self._seen.add(digest)
@@ -466,7 +470,7 @@ class Peer:
             network=NETWORK,
             state=lambda peer: self.work.live_state(peer) if provide else None,
             on_ready=lambda other: world.nursery.start_soon(self.gossip.sync, other),
-            on_measured=lambda _peer: None,
+            on_measured=lambda other: self.gossip.on_measured(other),
             agent="world",
         )
         self.gossip = Gossip(

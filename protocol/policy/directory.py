@@ -7,7 +7,8 @@ from ..wire.advert import MAX_SYNC_ADVERTS, MAX_SYNC_KNOWN, Advert, SignedAdvert
 from ..wire.envelope import Envelope
 from ..wire.hello import LiveState
 from .prediction import Candidate, SpeedBook
-from .rtt import Rtt, RttEstimator
+from .rtt import Rtt, RttEstimator, Way
+from .sources import Crowd, source_of
 from .timeline import duration
 from .waits import Waits
 
@@ -66,6 +67,7 @@ class Directory:
         self._gone: OrderedDict[str, tuple[int, int]] = (
             OrderedDict()
         )  # versions of the forgotten: no replay revives them
+        self._crowd = Crowd()  # those of whom there is an advert and no connection
         self._counts: Counter[str] = Counter()
 
     def on_own_advert(self, signed: SignedAdvert, able: Advert | None = None) -> None:
@@ -85,30 +87,28 @@ class Directory:
         for peer, known in list(self._peers.items()):
             if known.signed is None or now_us < known.heard_us + known.signed.advert.lifetime_s * 1_000_000:
                 continue
-            self._gone[peer] = known.signed.advert.version
-            self._gone.move_to_end(peer)
-            if len(self._gone) > MAX_PEERS:
-                self._gone.popitem(last=False)
-            known.signed = None
             expired.append(peer)
-            self._forget_if_idle(peer)
+            self._forget_advert(peer)
         return tuple(expired)
 
     def on_connected(self, peer: str) -> None:
         self._peers.setdefault(peer, _Peer()).connected = True
+        self._crowd.remove(peer)
 
     def on_disconnected(self, peer: str) -> None:
         """Its live state is void: nobody keeps it fresh."""
         known = self._peers.get(peer)
         if known is not None and peer != self.own_peer:
             known.connected, known.state = False, None
+            if known.signed is not None:
+                self._crowd.add(peer, source_of(known.signed.advert))
             self._forget_if_idle(peer)
 
-    def on_rtt(self, peer: str, rtt_us: int, now_us: int) -> None:
+    def on_rtt(self, peer: str, rtt_us: int, now_us: int, way: Way = Way.DIRECT) -> None:
         """A round trip by one's own clock.  Of a peer that is not known, nothing is kept."""
         known = self._peers.get(peer)
         if known is not None:
-            known.rtt.add(rtt_us, now_us)
+            known.rtt.add(rtt_us, now_us, way)
 
     def on_state(self, peer: str, state: LiveState, now_us: int) -> None:
         known = self._peers.get(peer)
@@ -147,10 +147,15 @@ class Directory:
             known.penalty_us = min(MAX_PENALTY_US, _penalty(known, now_us) + PENALTY_US)
             known.penalised_us = now_us
 
-    def candidates(self, now_us: int, *, own: bool = True) -> tuple[Candidate, ...]:
-        """Everyone whose advert is alive, with this peer itself unless `own` is False; capable or not."""
+    def candidates(
+        self, now_us: int, *, own: bool = True, among: frozenset[str] | None = None
+    ) -> tuple[Candidate, ...]:
+        """Everyone whose advert is alive, with this peer itself unless `own` is False; capable or not; of those `among`."""
         found, speeds = [], self.speeds.of
-        for peer, known in self._peers.items():
+        peers = self._peers
+        for peer, known in (
+            peers.items() if among is None else [(peer, peers[peer]) for peer in sorted(among) if peer in peers]
+        ):
             is_own = peer == self.own_peer
             signed = self._own if is_own else known.signed
             if signed is None or (is_own and not own):
@@ -189,21 +194,25 @@ class Directory:
         return {peer: known.signed.advert.version for peer, known in latest if known.signed}
 
     def newer_than(self, known: dict[str, tuple[int, int]], now_us: int) -> list[Envelope]:
-        """Adverts to tell a peer that holds those `known`: our own, then those we heard last; bounded.
+        """Adverts to tell a peer that holds those `known`: our own, then those we heard last; bounded."""
+        newer = [
+            signed.envelope
+            for signed in self.young(now_us)
+            if known.get(signed.peer, (-1, -1)) < signed.advert.version
+        ]
+        return newer[:MAX_SYNC_ADVERTS]
+
+    def young(self, now_us: int) -> list[SignedAdvert]:
+        """Adverts fit to be told: our own, then those we heard last.
 
         What is past half its life is not told: its peer may be gone, and each that hears it would keep it as long again.
         """
         held = [
-            (peer, record.signed)
-            for peer, record in sorted(self._peers.items(), key=lambda item: -item[1].heard_us)
+            record.signed
+            for record in sorted(self._peers.values(), key=lambda record: -record.heard_us)
             if record.signed and now_us < record.heard_us + record.signed.advert.lifetime_s * 500_000
         ]
-        if self._own is not None:
-            held.insert(0, (self.own_peer, self._own))
-        newer = [
-            signed.envelope for peer, signed in held if known.get(peer, (-1, -1)) < signed.advert.version
-        ]
-        return newer[:MAX_SYNC_ADVERTS]
+        return [self._own, *held] if self._own is not None else held
 
     def signed_advert(self, peer: str) -> SignedAdvert | None:
         known = self._peers.get(peer)
@@ -243,12 +252,28 @@ class Directory:
             return Verdict("old")
         if known is None:
             if len(self._peers) >= MAX_PEERS:
-                return Verdict("full", f"{MAX_PEERS} peers are known, and more are not taken.")
+                leaves = self._crowd.makes_way_for(source_of(signed.advert))
+                if leaves is None:
+                    return Verdict("full", f"{MAX_PEERS} peers are known, and more are not taken.")
+                self._forget_advert(leaves)
             known = self._peers[peer] = _Peer()
         self._gone.pop(peer, None)
         known.signed, known.heard_us = signed, now_us
+        if not known.connected:
+            self._crowd.add(peer, source_of(signed.advert))
         known.skew_note = _skew(signed, wall_us)
         return Verdict(outcome, known.skew_note)
+
+    def _forget_advert(self, peer: str) -> None:
+        known = self._peers[peer]
+        if known.signed is not None:
+            self._gone[peer] = known.signed.advert.version
+            self._gone.move_to_end(peer)
+            if len(self._gone) > MAX_PEERS:
+                self._gone.popitem(last=False)
+        known.signed = None
+        self._crowd.remove(peer)
+        self._forget_if_idle(peer)
 
     def _forget_if_idle(self, peer: str) -> None:
         if self._peers[peer].idle and peer != self.own_peer:

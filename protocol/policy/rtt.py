@@ -2,12 +2,21 @@
 
 from collections import deque
 from dataclasses import dataclass
+from enum import IntEnum
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 
 WINDOW_US = 300_000_000  # a route lives for minutes; an older minimum may be that of another one
-MAX_SAMPLES = 64
 DRIFT_MILLIONTHS = 30  # of two clocks; RFC 5905 allows each 15 (appendix A.1.1, PHI)
+MAX_SAMPLES = 64
+
+
+class Way(IntEnum):
+    """How a sample came about; the lowest that there is counts, however much less another says."""
+
+    DIRECT = 0  # a ping over a connection of one's own
+    ANSWER = 1  # from an offer to its ACCEPT: some work of the other's is in it
+    RELAYED = 2  # a ping over a third peer: says little of what a connection would cost
 
 
 @dataclass(frozen=True)
@@ -15,22 +24,50 @@ class Rtt:
     min_us: int  # the windowed minimum: what distance costs when nothing is in the way
     jitter_us: int  # mean difference between successive samples (RFC 3550 section 6.4.1, over the window)
     samples: int
+    way: Way = Way.DIRECT
 
 
 class RttEstimator:
     """A windowed minimum filter.  Samples are `now - sent` on one's own clock: the remote's word is not in them."""
 
     def __init__(self) -> None:
+        self._windows: dict[Way, _Window] = {}
+        self._estimate: Rtt | None = None
+
+    def add(self, rtt_us: int, now_us: int, way: Way = Way.DIRECT) -> None:
+        if rtt_us < 0:
+            raise LocalProtocolError(f"a round trip of {rtt_us} us")
+        window = self._windows.get(way)
+        if window is None:
+            window = self._windows[way] = _Window(way)
+        window.add(rtt_us, now_us)
+        if len(self._windows) > 1:
+            self._windows = {
+                of: each for of, each in self._windows.items() if each.last_us >= now_us - WINDOW_US
+            }
+        self._estimate = None
+
+    def estimate(self) -> Rtt | None:
+        """As of the last sample; None before the first."""
+        if self._estimate is None and self._windows:
+            self._estimate = self._windows[min(self._windows)].estimate()
+        return self._estimate
+
+
+class _Window:
+    """The samples of one way."""
+
+    def __init__(self, way: Way) -> None:
+        self.last_us = 0
+        self._way = way
         self._samples: deque[tuple[int, int]] = deque()  # (now_us, rtt_us)
         self._lowest: deque[tuple[int, int]] = deque()  # (number, rtt_us): those no later one is below
         self._number = 0  # of the last sample
         self._changes_us = 0  # the sum of |differences| between successive samples
-        self._estimate: Rtt | None = None
 
     def add(self, rtt_us: int, now_us: int) -> None:
-        if rtt_us < 0:
-            raise LocalProtocolError(f"a round trip of {rtt_us} us")
         samples, lowest = self._samples, self._lowest
+        self.last_us = now_us
         if samples:
             self._changes_us += abs(rtt_us - samples[-1][1])
         samples.append((now_us, rtt_us))
@@ -43,14 +80,10 @@ class RttEstimator:
         lowest.append((self._number, rtt_us))
         while lowest[0][0] <= self._number - len(samples):
             lowest.popleft()
-        self._estimate = None
 
-    def estimate(self) -> Rtt | None:
-        """As of the last sample; None before the first."""
+    def estimate(self) -> Rtt:
         count = len(self._samples)
-        if self._estimate is None and count:
-            self._estimate = Rtt(self._lowest[0][1], self._changes_us // max(1, count - 1), count)
-        return self._estimate
+        return Rtt(self._lowest[0][1], self._changes_us // max(1, count - 1), count, self._way)
 
 
 def offset_interval(t1: int, t2: int, t3: int, t4: int) -> tuple[int, int]:

@@ -80,6 +80,10 @@ class Streams:
         if not streams.idle and not streams.talking:
             del self._peers[peer]
 
+    def talks_with(self, peer: str) -> bool:
+        streams = self._peers.get(peer)
+        return streams is not None and bool(streams.talking)
+
     def statistics(self) -> dict[str, int]:
         return {
             "idle": sum(len(streams.idle) for streams in self._peers.values()),

@@ -5,6 +5,7 @@ from typing import Self
 
 from ..errors import LocalProtocolError, MalformedMessage
 from .canonical import MAX_ITEMS, Value
+from .coordinate import Coordinate
 from .envelope import Domain, Envelope, open_untrusted, seal
 from .fields import U32, U64, Fields, plain
 from .hello import MAX_US, MODEL_ID_BYTES
@@ -22,6 +23,7 @@ MAX_DEVICES = 8
 MAX_MODELS = 16
 MAX_SPEEDS = 4
 MAX_LIFETIME_S = 600
+MAX_SHARD_BITS = 16  # 65,536 shards: beyond 8 million peers
 MEMORY_BUCKET_MIB = 256  # free memory is told in buckets, so that it does not make every advert new
 
 FAMILIES = frozenset({"sd", "sdxl", "sd3", "flux"})
@@ -185,7 +187,8 @@ class Advert:
     models: tuple[OfferedModel, ...] = ()
     limits: Limits | None = None
     price_millionths: int | None = None  # credits x 10^-6 for one step of one megapixel
-    coordinate: bytes | None = None  # reserved: network coordinate
+    coordinate: Coordinate | None = None  # None: not told, or in a way that this version does not know
+    shard_bits: int = 0  # the depth of the shard that it listens in; 0: the topic of all
 
     @property
     def version(self) -> tuple[int, int]:
@@ -204,7 +207,8 @@ class Advert:
             "models": [model.to_value() for model in self.models],
             "limits": self.limits.to_value() if self.limits else None,
             "~price_millionths": self.price_millionths,
-            "~coordinate": self.coordinate,
+            "~coordinate": self.coordinate.to_bytes() if self.coordinate else None,
+            **({"~shard_bits": self.shard_bits} if self.shard_bits else {}),
         }
 
     @classmethod
@@ -224,7 +228,10 @@ class Advert:
             ),
             limits=fields.maybe("limits", lambda key: Limits.from_fields(fields.map(key))),
             price_millionths=fields.maybe("~price_millionths", lambda key: fields.integer(key, 0, U64)),
-            coordinate=fields.maybe("~coordinate", lambda key: fields.data(key, at_most=64)),
+            coordinate=fields.maybe(
+                "~coordinate", lambda key: Coordinate.from_untrusted(fields.data(key, at_most=64))
+            ),
+            shard_bits=fields.maybe("~shard_bits", lambda key: fields.integer(key, 0, MAX_SHARD_BITS)) or 0,
         )
         fields.end()
         if advert.kinds and advert.limits is None:

@@ -1,0 +1,124 @@
+"""What to ask others for when one topic no longer carries everyone, and what to answer.  (README section 7.)"""
+
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from ..wire.advert import SignedAdvert
+from ..wire.coordinate import Coordinate
+from ..wire.lookup import Find, bits_in_common, place_of
+from .neighbours import MATES
+from .prediction import Candidate
+from .shards import Shards
+
+MATES_EVERY_US = 10_000_000  # while fewer than MATES of one's shard are connected
+MATES_AGAIN_US = 600_000_000
+LOOK_EVERY_US = 60_000_000
+RENEW_PERCENT = 50  # of its lifetime, and a connected peer of another shard is asked for its advert again
+NEARBY = 8  # asked in turn whom they know nearby: a neighbour's neighbour is likely one's own
+FOUND_AT_ONCE = 8
+ASKED_FOR_MODEL = 8
+
+
+class Errand(NamedTuple):
+    peer: str  # to ask: connected
+    find: Find
+
+
+def answer(find: Find, held: Iterable[SignedAdvert]) -> list[SignedAdvert]:
+    """Of what this peer holds."""
+    wanted = [
+        signed
+        for signed in held
+        if find.model is None or any(model.id == find.model for model in signed.advert.models)
+    ]
+    near, place = find.near, find.place
+    if near is not None:
+        wanted.sort(key=lambda signed: _away_us(signed, near))
+    elif place is not None:
+        wanted.sort(key=lambda signed: -bits_in_common(place, place_of(signed.peer)))
+    return wanted[: find.at_most]
+
+
+class Lookups:
+    """`now_us` is monotonic.  One errand at a time; what comes of it goes into the directory like any advert."""
+
+    def __init__(self, own_peer: str) -> None:
+        self._own = own_peer
+        self._asked_us: dict[str, int] = {}  # connected peers, for their own adverts
+        self._mates_us: int | None = None
+        self._looked_us: int | None = None
+        self._looks = 0
+
+    def errand(
+        self, candidates: Sequence[Candidate], shards: Shards, coordinate: Coordinate, now_us: int
+    ) -> Errand | None:
+        """What to ask now; None while one topic carries all adverts."""
+        connected = [each for each in candidates if each.connected]
+        if not shards.bits or not connected:
+            self._asked_us.clear()
+            return None
+        return (
+            self._to_renew(connected, shards, now_us)
+            or self._for_mates(connected, shards, now_us)
+            or self._to_look(connected, shards, coordinate, now_us)
+        )
+
+    def for_model(
+        self, candidates: Sequence[Candidate], model: bytes, coordinate: Coordinate
+    ) -> list[Errand]:
+        """Whom to ask, at once, who offers a model: half of them near, half anywhere."""
+        connected = sorted((each for each in candidates if each.connected), key=_measured_us)
+        near = connected[: ASKED_FOR_MODEL // 2]
+        rest = sorted(connected[len(near) :], key=self._by_lot(model))[: ASKED_FOR_MODEL - len(near)]
+        return [Errand(each.peer, Find(near=coordinate, model=model)) for each in (*near, *rest)]
+
+    def _for_mates(self, connected: list[Candidate], shards: Shards, now_us: int) -> Errand | None:
+        mates = sum(shards.holds(each.peer) for each in connected)
+        pause_us = MATES_EVERY_US if mates < MATES else MATES_AGAIN_US
+        if self._mates_us is not None and now_us < self._mates_us + pause_us:
+            return None
+        self._mates_us = now_us
+        self._looks += 1
+        ranked = sorted(connected, key=lambda each: -bits_in_common(shards.place, place_of(each.peer)))
+        # the closest knows most of them, but may be alone or lie: each other time, one by lot
+        asked = ranked[0] if self._looks % 2 else min(connected, key=self._by_lot(b"mates"))
+        return Errand(asked.peer, Find(place=shards.place))
+
+    def _to_renew(self, connected: list[Candidate], shards: Shards, now_us: int) -> Errand | None:
+        elsewhere = {each.peer: each for each in connected if not shards.holds(each.peer)}
+        self._asked_us = {peer: self._asked_us.get(peer, now_us) for peer in elsewhere}
+        if not elsewhere:
+            return None
+        peer = min(self._asked_us, key=self._asked_us.__getitem__)
+        if now_us < self._asked_us[peer] + elsewhere[peer].advert.lifetime_s * RENEW_PERCENT * 10_000:
+            return None
+        self._asked_us[peer] = now_us
+        return Errand(peer, Find(place=place_of(peer), at_most=1))
+
+    def _to_look(
+        self, connected: list[Candidate], shards: Shards, coordinate: Coordinate, now_us: int
+    ) -> Errand | None:
+        if self._looked_us is not None and now_us < self._looked_us + LOOK_EVERY_US:
+            return None
+        self._looked_us = now_us
+        self._looks += 1
+        lot = self._by_lot(b"look")
+        if self._looks % 2:
+            nearby = sorted(connected, key=_measured_us)[:NEARBY]
+            return Errand(min(nearby, key=lot).peer, Find(near=coordinate, at_most=FOUND_AT_ONCE))
+        anywhere = sha256(shards.place + self._looks.to_bytes(8, "big")).digest()
+        return Errand(min(connected, key=lot).peer, Find(place=anywhere, at_most=FOUND_AT_ONCE))
+
+    def _by_lot(self, salt: bytes) -> Callable[[Candidate], bytes]:
+        drawn = salt + self._own.encode() + self._looks.to_bytes(8, "big")
+        return lambda candidate: sha256(drawn + candidate.peer.encode()).digest()
+
+
+def _measured_us(candidate: Candidate) -> int:
+    return candidate.rtt.min_us if candidate.rtt else 1 << 62
+
+
+def _away_us(signed: SignedAdvert, near: Coordinate) -> int:
+    there = signed.advert.coordinate
+    return near.rtt_us(there) if there is not None else 1 << 62

@@ -1,0 +1,140 @@
+"""Whom to stay connected to, and so to measure, when there are more peers than connections.
+
+Coordinates say only who may be worth measuring; of who was measured, only the measured round trip counts.  Claims are
+cheap, so what they can take is bounded: no source fills the places while others want them, who said it was near and is
+not makes way for the next, a connection is given up only once a better one is open, and some places go by lot, whatever
+anybody says.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from ..wire.coordinate import Coordinate
+from ..wire.lookup import place_of, shard_of
+from .prediction import Candidate
+from .sources import source_of
+
+NEAR = 20
+MATES = 2  # of one's shard, by lot; as many choose us, and such a graph holds together
+FAR = 8  # of all, by lot: the swarm's graph holds together, and coordinates need the far as well as the near
+CONNECTIONS = NEAR + MATES + FAR
+SOURCE_SHARE = 4  # one source gets a fourth of each kind of place, and more only where nobody else wants it
+LOTS_EVERY_US = 1_800_000_000
+STAYS_PERCENT = 75  # a connected peer counts as so much nearer: two of equal distance do not take turns
+LOST_MILLIONTHS = 1_000_000  # who is wrong by as much as the distance does not know where it is
+SWAP_EVERY_US = 30_000_000  # with all places taken: a handshake and a sync are some ten kB
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What to do now."""
+
+    dial: tuple[str, ...]  # in this order
+    drop: tuple[str, ...]
+
+
+class Neighbours:
+    """`now_us` is monotonic and never runs backwards."""
+
+    def __init__(self, own_peer: str) -> None:
+        self._own = own_peer
+        self._swapped_us: int | None = None
+        self._counts: Counter[str] = Counter()
+
+    def changes(
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        bits: int,
+        coordinate: Coordinate,
+        now_us: int,
+        dialling: Collection[str] = (),
+        barred: Collection[str] = (),
+        droppable: Collection[str] = (),
+    ) -> Changes:
+        """`candidates`: all who are known, without this peer, which is in a shard of `bits` bits at `coordinate`.
+
+        `barred`: a dial failed lately.  `droppable`: connections that this peer opened and that nothing goes over.
+        """
+        open_now = sum(candidate.connected for candidate in candidates)
+        reachable = [each for each in candidates if each.connected or each.peer not in barred]
+        if len(reachable) <= CONNECTIONS:
+            wanted = {each.peer: None for each in reachable}
+        else:
+            wanted = self._wanted(reachable, bits, coordinate, now_us)
+        connected = {each.peer for each in reachable if each.connected}
+        missing = [peer for peer in wanted if peer not in connected and peer not in dialling]
+        drop: list[str] = []
+        if open_now > CONNECTIONS:
+            spare = [each for each in reachable if each.peer in droppable and each.peer not in wanted]
+            spare.sort(key=lambda each: -_distance_us(each, coordinate))
+            drop = [each.peer for each in spare[: open_now - CONNECTIONS]]
+        room = CONNECTIONS - open_now - len(dialling)
+        if room <= 0 and missing and (self._swapped_us is None or now_us >= self._swapped_us + SWAP_EVERY_US):
+            self._swapped_us, room = now_us, 1
+            self._counts["swaps"] += 1
+        self._counts["dropped"] += len(drop)
+        return Changes(tuple(missing[: max(0, room)]), tuple(drop))
+
+    def statistics(self) -> dict[str, int]:
+        return {name: self._counts[name] for name in ("swaps", "dropped")}
+
+    def _wanted(
+        self, reachable: Sequence[Candidate], bits: int, coordinate: Coordinate, now_us: int
+    ) -> dict[str, None]:
+        """At most CONNECTIONS peers; those wanted most first."""
+        wanted: dict[str, None] = {}
+        lot = b"%s %d " % (self._own.encode(), now_us // LOTS_EVERY_US)
+
+        def by_lot(candidate: Candidate) -> bytes:
+            return sha256(lot + candidate.peer.encode()).digest()
+
+        def by_distance(candidate: Candidate) -> tuple[bool, float, str]:
+            return not candidate.advert.kinds, _distance_us(candidate, coordinate), candidate.peer
+
+        if bits:
+            own = shard_of(place_of(self._own), bits)
+            mates = [each for each in reachable if shard_of(place_of(each.peer), bits) == own]
+            _take(mates, by_lot, MATES, wanted)
+        _take(reachable, by_distance, NEAR, wanted)
+        _take(reachable, by_lot, CONNECTIONS - len(wanted), wanted)
+        return wanted
+
+
+def _take(
+    candidates: Sequence[Candidate],
+    key: Callable[[Candidate], object],
+    places: int,
+    wanted: dict[str, None],
+) -> None:
+    """The first `places` by `key` of who is not wanted yet; at first no source gets more than its share."""
+    ranked = sorted((each for each in candidates if each.peer not in wanted), key=key)  # type: ignore[arg-type]
+    share, taken = -(-places // SOURCE_SHARE), Counter[str | None]()
+    late: list[str] = []
+    left = places
+    for candidate in ranked:
+        if left == 0:
+            return
+        source = source_of(candidate.advert)
+        if taken[source] >= share:
+            late.append(candidate.peer)
+            continue
+        taken[source] += 1
+        wanted[candidate.peer] = None
+        left -= 1
+    for peer in late[:left]:
+        wanted[peer] = None
+
+
+def _distance_us(candidate: Candidate, coordinate: Coordinate) -> float:
+    """Measured; else by its own word and ours; else beyond all."""
+    there = candidate.advert.coordinate
+    if candidate.rtt is not None:
+        us = candidate.rtt.min_us
+    elif there is not None and max(coordinate.error_millionths, there.error_millionths) < LOST_MILLIONTHS:
+        us = coordinate.rtt_us(there)
+    else:
+        return float("inf")
+    return us * STAYS_PERCENT / 100 if candidate.connected else us
