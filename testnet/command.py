@@ -48,6 +48,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         from .simulation.command import add_arguments
 
         add_arguments(simulate)
+    control = commands.add_parser(
+        "control",
+        help="count what staying in touch costs a peer, by the size of the swarm; exit code 1 where it is too much",
+    )
+    if arguments[:1] == ["control"]:
+        from .simulation.control import add_arguments as add_control_arguments
+
+        add_control_arguments(control)
     playing.add_run_arguments(
         commands.add_parser("run", help="run scenarios, and compare what comes out with what they expect")
     )
@@ -162,6 +170,10 @@ def _run(options: argparse.Namespace) -> int:
             from .simulation.command import simulate
 
             return simulate(options)
+        case "control":
+            from .simulation.control import control
+
+            return control(options)
         case "report":
             return report.report(options)
         case "witness":

@@ -7,8 +7,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PURE = {
-    "bisect", "collections", "dataclasses", "decimal", "enum", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json",
-    "math", "operator", "random", "re", "statistics", "struct", "typing", "unicodedata", "msgpack", "cryptography", "protocol",
+    "bisect", "collections", "dataclasses", "decimal", "enum", "functools", "hashlib", "heapq", "ipaddress", "itertools",
+    "json", "math", "operator", "random", "re", "statistics", "struct", "typing", "unicodedata", "msgpack",
+    "cryptography", "protocol",
 }  # fmt: skip
 LIBP2P_ROOMS = {"peer/host.py", "peer/hardening.py", "peer/inbound.py"}
 LIBP2P = {"libp2p", "multiaddr"}

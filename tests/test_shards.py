@@ -51,7 +51,7 @@ def live(names, rounds, shards=None, now_us=0):
 
 
 def test_a_small_swarm_is_one_topic_that_advertises_often():
-    shards = live(swarm(10), 30)
+    shards = live(swarm(5), 30)
     assert {each.bits for each in shards.values()} == {0}
     assert {each.pace(ADVERT_BYTES).interval_us for each in shards.values()} == {OFTEN_US}
 

@@ -13,10 +13,10 @@ from .shards import Shards
 
 MATES_EVERY_US = 10_000_000  # while fewer than MATES of one's shard are connected
 MATES_AGAIN_US = 600_000_000
-LOOK_EVERY_US = 60_000_000
-RENEW_PERCENT = 50  # of its lifetime, and a connected peer of another shard is asked for its advert again
+LOOK_EVERY_US = 120_000_000
+RENEW_PERCENT = 60  # of its lifetime, and a connected peer of another shard is asked for its advert again
 NEARBY = 8  # asked in turn whom they know nearby: a neighbour's neighbour is likely one's own
-FOUND_AT_ONCE = 8
+FOUND_AT_ONCE = 6
 ASKED_FOR_MODEL = 8
 
 

@@ -12,21 +12,18 @@ from ..wire.advert import MAX_LIFETIME_S, MAX_SHARD_BITS
 from ..wire.lookup import place_of, shard_of
 from .neighbours import CONNECTIONS, MATES
 
-TOPIC_BYTES_PER_S = 2_800  # of the 5 kB/s of an idle peer; pings of 32 connections take 1.7, lookups 0.4
-OFTEN_US, SELDOM_US = 45_000_000, 300_000_000  # means; each time is drawn between 2/3 and 4/3 of it
+TOPIC_BYTES_PER_S = 2_200  # of the 5 kB/s of an idle peer, as much of the 1 % of a core as pings leave
+OFTEN_US, SELDOM_US = 45_000_000, 360_000_000  # means; each time is drawn between 2/3 and 4/3 of it
 INTERVALS_ALIVE = 4  # an advert outlives so many mean intervals, as far as MAX_LIFETIME_S goes
-SPLIT_PERCENT, MERGE_PERCENT = (
-    110,
-    60,
-)  # of the budget, after SETTLED_US: a shard's two halves never merge again at once
+MOST_PEERS = 128  # of a shard, whatever its adverts cost in bytes: each takes some ms of a core
+SPLIT_PERCENT, MERGE_PERCENT = 105, 60  # of the budget: two halves do not merge again at once
 SETTLED_US = 60_000_000
 GRACE_US = 1_000_000 * MAX_LIFETIME_S  # for so long also at the old depth: nobody who knew us forgets us
 FEW = 4  # of so few peers nobody follows the majority
 
 # gossipsub with the parameters of peer/host.py.  Bytes on the wire with TCP/IP, noise and yamux, as counted by
 # testnet/simulation/control.py
-MESH_DEGREE = 7  # the mean where everyone looks for 6 and takes up to 12
-CROSSINGS_PERCENT = 125  # of the links of a mesh, an advert crosses each once and every fourth both ways
+MESH_DEGREE = 5  # the mean where everyone looks for 4 and takes up to 8
 RPC_BYTES = 360  # of an advert's message: author, signature, topic, and the record of its sender
 PACKET_BYTES = 108  # yamux 12, noise 18, TCP/IP 52, and half an acknowledgement
 IHAVE_BYTES = 350  # a packet that tells one message, to each of GOSSIP_DEGREE peers outside of the mesh
@@ -44,7 +41,8 @@ def advert_cost_bytes(advert_bytes: int, neighbours: int) -> int:
     """What one advert costs each peer of its topic, sent and received together."""
     mesh = min(neighbours, MESH_DEGREE)
     told = 2 * min(GOSSIP_DEGREE, neighbours - mesh)  # by us, and to us
-    return mesh * CROSSINGS_PERCENT * (advert_bytes + RPC_BYTES + PACKET_BYTES) // 100 + told * IHAVE_BYTES
+    copies = max(1, 2 * (mesh - 1))  # each passes it on to all but who it came from
+    return copies * (advert_bytes + RPC_BYTES + PACKET_BYTES) + told * IHAVE_BYTES
 
 
 @dataclass(frozen=True)
@@ -115,14 +113,25 @@ class Shards:
     def _press(self, advert_bytes: int, now_us: int) -> int:
         """One step where the adverts, come they as seldom as they may, cost too much, or so little that twice would fit."""
         direction = 0
-        if _percent(advert_bytes, self.peers, self.bits) > SPLIT_PERCENT:
+        if too_many(advert_bytes, self.peers, self.bits):
             direction = 1
-        elif self.bits and _percent(advert_bytes, 2 * self.peers, self.bits - 1) < MERGE_PERCENT:
+        elif self.bits and too_few(advert_bytes, self.peers, self.bits):
             direction = -1
         if not direction or self._pressed is None or self._pressed[0] != direction:
             self._pressed = (direction, now_us) if direction else None
             return 0
         return direction if now_us >= self._pressed[1] + SETTLED_US else 0
+
+
+def too_many(advert_bytes: int, peers: int, bits: int) -> bool:
+    """In a shard of that depth."""
+    return peers > MOST_PEERS or _percent(advert_bytes, peers, bits) > SPLIT_PERCENT
+
+
+def too_few(advert_bytes: int, peers: int, bits: int) -> bool:
+    """For a shard of its own: with the other half it would still be far from full."""
+    fits = _percent(advert_bytes, 2 * peers, bits - 1) < MERGE_PERCENT
+    return fits and 200 * peers < MERGE_PERCENT * MOST_PEERS
 
 
 def _percent(advert_bytes: int, peers: int, bits: int) -> int:
