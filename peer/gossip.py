@@ -207,7 +207,7 @@ class Gossip:
                 await self._host.publish(self._topics[0], signed.envelope.to_bytes())
 
     async def seek(self, model: bytes) -> None:
-        """Asks several peers who offers `model`, where our own shard is not everyone."""
+        """Asks several peers who offers `model`, where our own shard is not everyone and few are known who do."""
         if self.shards.bits:
             candidates = self._directory.candidates(now_us(), own=False)
             async with trio.open_nursery() as nursery:

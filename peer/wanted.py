@@ -29,6 +29,7 @@ async def statement_untrusted(node: Node, fields: Fields) -> Statement:
     """What a request asks for, with the defaults of the model's family.  MalformedMessage, UserError."""
     wanted = fields.maybe("model", lambda key: fields.text(key, at_most_bytes=4096))
     model = await _model(node, wanted)
+    await node.gossip.seek(model.id)
     reference = {each.id for each in node.models.values() if each.folder == reference_model_folder()}
     family = REFERENCE_DEFAULTS if model.id in reference else DEFAULTS[model.family]
 

@@ -53,6 +53,7 @@ def service(world, tmp_path):
             peer=alice.id,
             models={MODEL: model},
             directory=alice.directory,
+            gossip=alice.gossip,
             requester=alice.requester,
             ledger=ledger,
             plain_name=alice._name_of,

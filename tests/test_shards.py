@@ -227,7 +227,8 @@ def test_lookups_are_few():
 
 def test_a_model_is_asked_for_near_and_anywhere():
     others = connected(swarm(32))
-    errands = Lookups("me").for_model(others, MODEL, at(0))
+    errands = Lookups("me").for_model(others, OTHER_MODEL, at(0))
     assert [errand.peer for errand in errands[:4]] == [each.peer for each in others[:4]]
     assert len({errand.peer for errand in errands}) == 8
-    assert {errand.find.model for errand in errands} == {MODEL}
+    assert {errand.find.model for errand in errands} == {OTHER_MODEL}
+    assert Lookups("me").for_model(others, MODEL, at(0)) == []  # all of them offer it

@@ -18,6 +18,7 @@ RENEW_PERCENT = 60  # of its lifetime, and a connected peer of another shard is 
 NEARBY = 8  # asked in turn whom they know nearby: a neighbour's neighbour is likely one's own
 FOUND_AT_ONCE = 6
 ASKED_FOR_MODEL = 8
+ENOUGH_FOR_MODEL = 8
 
 
 class Errand(NamedTuple):
@@ -67,7 +68,10 @@ class Lookups:
     def for_model(
         self, candidates: Sequence[Candidate], model: bytes, coordinate: Coordinate
     ) -> list[Errand]:
-        """Whom to ask, at once, who offers a model: half of them near, half anywhere."""
+        """Whom to ask, at once, who offers a model, unless enough are known: half of them near, half anywhere."""
+        known = sum(any(offered.id == model for offered in each.advert.models) for each in candidates)
+        if known >= ENOUGH_FOR_MODEL:
+            return []
         connected = sorted((each for each in candidates if each.connected), key=_measured_us)
         near = connected[: ASKED_FOR_MODEL // 2]
         rest = sorted(connected[len(near) :], key=self._by_lot(model))[: ASKED_FOR_MODEL - len(near)]
