@@ -23,6 +23,7 @@ from protocol.policy.job import (
 )
 from protocol.policy.prediction import observed
 from protocol.policy.refusals import all_refused
+from protocol.policy.rtt import Way
 from protocol.policy.selection import Choice, NoCandidate, Plan, plan
 from protocol.policy.timeline import Timeline
 from protocol.wire.identity import key_of_untrusted, public_key_of
@@ -338,6 +339,7 @@ class _Run:
                 case Accept():
                     if peer != self._r._host.peer_id:
                         session.on_exchange(sent_us, message.heard_us, message.sent_us, now)
+                        self._r._directory.on_rtt(peer, max(0, talk.heard_us - left_us), now, Way.ANSWER)
                         self._r._directory.on_state(peer, message.state, now)
                     heard_remote_us = message.heard_us
                     if not resumed:
