@@ -103,3 +103,23 @@ def test_the_offset_of_clocks_that_drift_stays_within_its_interval(drift_million
         assert known[0] <= offset_us <= known[1]
         assert known[1] - known[0] <= interval[1] - interval[0]
     assert abs(sum(known) // 2 - offset_us) <= 1_000  # paths are as long both ways: the middle is the truth
+
+
+def test_a_direct_round_trip_counts_however_much_less_another_way_says():
+    estimator = RttEstimator()
+    estimator.add(5_000, 0, Way.RELAYED)
+    assert estimator.estimate() == Rtt(5_000, 0, 1, Way.RELAYED)
+    estimator.add(80_000, 1, Way.ANSWER)
+    assert estimator.estimate() == Rtt(80_000, 0, 1, Way.ANSWER)
+    estimator.add(50_000, 2, Way.DIRECT)
+    estimator.add(1_000, 3, Way.RELAYED)
+    assert estimator.estimate() == Rtt(50_000, 0, 1)
+
+
+def test_a_way_that_is_used_no_longer_is_forgotten():
+    estimator = RttEstimator()
+    estimator.add(5_000, 0)
+    estimator.add(60_000, WINDOW_US, Way.RELAYED)
+    assert estimator.estimate().way is Way.DIRECT
+    estimator.add(60_000, WINDOW_US + 1, Way.RELAYED)
+    assert estimator.estimate() == Rtt(60_000, 0, 2, Way.RELAYED)
