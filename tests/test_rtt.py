@@ -9,6 +9,7 @@ from protocol.policy.rtt import (
     WINDOW_US,
     Rtt,
     RttEstimator,
+    Way,
     narrow,
     offset_interval,
 )
