@@ -24,7 +24,8 @@ from protocol.policy.job import (
 from protocol.policy.prediction import observed
 from protocol.policy.refusals import all_refused
 from protocol.policy.rtt import Way
-from protocol.policy.selection import Choice, NoCandidate, Plan, plan
+from protocol.policy.selection import Choice, NoCandidate, Plan
+from protocol.policy.shortlist import Shortlists
 from protocol.policy.timeline import Timeline
 from protocol.wire.identity import key_of_untrusted, public_key_of
 from protocol.wire.offer import ATTEMPT_BYTES, Offer, SignedOffer
@@ -87,6 +88,7 @@ class Requester:
         self._keep = keep
         self._name_of = name_of
         self._journal = journal
+        self._shortlists = Shortlists()
         self._reach = Reach(host, links, directory, own_stream)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
@@ -207,12 +209,12 @@ class _Run:
 
     def _replan(self, excluded: frozenset[str]) -> list[JobAction]:
         began_us = now_us()
-        candidates = self._r._directory.candidates(now_us(), own=not self._remote)
         try:
-            self._plan = plan(
-                candidates,
+            self._plan = self._r._shortlists.plan(
+                self._r._directory,
                 self._statement,
                 now_us=now_us(),
+                own=not self._remote,
                 excluded=excluded,
                 seed=secrets.randbits(63),
                 wishes=self._wishes,
@@ -429,11 +431,11 @@ class _Run:
         self, attempt: Attempt, message: ReceiptMessage, line: Line, read_us: int
     ) -> list[JobAction]:
         self._heard_span("transfer", attempt.left_us, line.talk.heard_us, read_us)
-        if attempt.receiver is None or attempt.result is None:
-            raise RemoteProtocolError("a receipt without a picture")
         self._r._journal(
             "received", job=self._job_id, attempt=attempt.id.hex(), offset_us=line.session.offset_us
         )
+        if attempt.receiver is None or attempt.result is None:
+            raise RemoteProtocolError("a receipt without a picture")
         attempt.receiver.finish_untrusted()
         file = bytes(attempt.data)
         signed = await trio.to_thread.run_sync(

@@ -19,6 +19,7 @@ from peer.renderer.client import RendererDied, RenderFailed
 from peer.task_stream import PeerLost, TaskStream
 from peer.work import ORPHAN_AFTER_US
 from protocol.errors import MalformedMessage, RemoteProtocolError
+from protocol.policy import shortlist
 from protocol.policy.timeline import ADVICE, EXECUTION
 from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role, State
 from protocol.wire.envelope import Domain, open_untrusted, seal
@@ -496,7 +497,7 @@ async def test_tasks_that_are_over_are_forgotten(autojump_clock, alice, near):
 async def measured(world, alice, near, stage, clock, monkeypatch):
     """One picture with `stage` delayed."""
     us = DELAY_ADDED_US
-    plan, check = peer.requester.plan, peer.check.check_picture_untrusted
+    plan, check = shortlist.plan, peer.check.check_picture_untrusted
 
     def slow(function, *args, **more):
         clock.jump(us / 1e6)
@@ -504,7 +505,7 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
 
     match stage:
         case "plan":
-            monkeypatch.setattr(peer.requester, "plan", partial(slow, plan))
+            monkeypatch.setattr(shortlist, "plan", partial(slow, plan))
         case "check":
             monkeypatch.setattr(peer.check, "check_picture_untrusted", partial(slow, check))
         case "save":

@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 
 import pytest
 
@@ -135,6 +136,15 @@ def test_measurements_and_states_join_the_advert():
     candidate = only(directory, 400)
     assert candidate.rtt == directory.rtt(peer(NEAR)) == Rtt(5000, 0, 1)
     assert (candidate.state, candidate.state_age_us, candidate.connected) == (live(wait_us=7), 300, True)
+
+
+def test_the_wait_that_ones_own_work_makes_is_not_what_is_usual_there():
+    directory = known(signed())
+    directory.on_offered(peer(NEAR), b"1", 5, 0)
+    directory.on_state(peer(NEAR), replace(live(wait_us=1000), running=1, queued=0), 1)  # longer than was thought
+    assert only(directory, 1).mean_wait_us == 0
+    directory.on_state(peer(NEAR), replace(live(wait_us=1004), running=1, queued=1), 1)
+    assert only(directory, 1).mean_wait_us == 500  # the mean of none and 1000
 
 
 def test_a_disconnected_peer_keeps_its_distance_and_loses_its_state():

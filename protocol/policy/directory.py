@@ -114,7 +114,9 @@ class Directory:
         known = self._peers.get(peer)
         if known is not None:
             known.state, known.state_us = state, now_us
-            known.waits.on_told(max(0, state.wait_us - _own_work(known, now_us)), now_us)
+            all_mine = state.running + state.queued <= len(known.in_flight)
+            others_us = 0 if all_mine else max(0, state.wait_us - _own_work(known, now_us))
+            known.waits.on_told(others_us, now_us)
 
     def heard_us(self, peer: str) -> int | None:
         """When it told its live state last."""

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pair("--cold-s", "to load a model")
     number("--state-every-s", float, "S", "live state to those who are active")
     pair("--advert-every-s", "capabilities to everyone")
-    number("--known", int, "N", "providers that one requester keeps measured")
+    number("--known", int, "N", "providers that one requester keeps measured, however little it asks")
     number("--jitter", float, "SHARE", "of each round trip, beside that between slices")
     number("--hiccup-share", float, "SHARE", "of runs that are slower by a factor")
     number("--hiccup-factor", float, "F", "by which")

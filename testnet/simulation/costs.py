@@ -18,13 +18,14 @@ class Costs:
 
     messages: Counter[str] = field(default_factory=Counter)
     adverts: int = 0  # published; `messages` counts each that hears one
+    met: int = 0  # providers that a requester came to know
     busy_us: int = 0  # of all providers
     useful_us: int = 0  # of it, on what somebody got
     loads: int = 0
 
     def control(self, seconds: float, peers: int, requesters: int, known: int) -> dict[str, float]:
         """Of one peer, at the mean: `idle` ones hear adverts, `active` requesters exchange pings beside that."""
-        adverts_per_s = self.adverts / seconds * min(1.0, known / peers)
+        adverts_per_s = self.adverts / seconds * min(1.0, (known + self.met / requesters) / peers)
         pings_per_s = self.messages["ping"] / seconds / requesters
         idle_bytes = adverts_per_s * ADVERT_BYTES
         idle_cpu = SILENT_CPU_SHARE + adverts_per_s * ADVERT_CPU_S

@@ -6,6 +6,7 @@ What `peer/requester.py`, `peer/link.py` and `peer/gossip.py` do with sockets an
 from random import Random
 
 from protocol.policy.attention import AHEAD_OF_A_PLAN, Attention
+from protocol.policy.demand import Demand
 from protocol.policy.directory import Directory
 from protocol.policy.job import (
     Action,
@@ -20,7 +21,8 @@ from protocol.policy.job import (
 )
 from protocol.policy.prediction import CONNECT_ROUND_TRIPS
 from protocol.policy.queue import Queue, Refused
-from protocol.policy.selection import NoCandidate, Plan, plan
+from protocol.policy.selection import NoCandidate, Plan
+from protocol.policy.shortlist import Shortlists
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
 from protocol.wire.conversation import ACCEPT_WITHIN_US, START_SLACK_US
 from protocol.wire.hello import MODEL_ID_BYTES, LiveState
@@ -65,6 +67,7 @@ class Nearlight:
         self._told_us = [-PUBLISH_GAP_US] * world.config.peers
         self.names = [advert.peer for advert in self.adverts]
         self.number_of = {name: index for index, name in enumerate(self.names)}
+        self.known_by = [list(world.peers_at(index)) for index in range(world.config.peers)]
         self.requesters = [_Requester(index, self) for index in range(world.config.requesters)]
         self._statements: dict[tuple[int, int], Statement] = {}
         for index in range(world.config.peers):
@@ -76,6 +79,7 @@ class Nearlight:
     def ask(self, request: int) -> None:
         requester = self.requesters[self.world.requests.requester[request]]
         requester.stay_active()
+        requester.look_further()
         _Errand(request, requester, self).begin()
 
     def statement(self, request: int) -> Statement:
@@ -149,19 +153,19 @@ class Nearlight:
         # The envelope is the first one's: it names the peer, and nobody here doubts it.
         self.adverts[index] = SignedAdvert(able, old.envelope)
         self.costs.adverts += 1
-        self.costs.messages["advert"] += len(self.world.peers_at(index))
+        self.costs.messages["advert"] += len(self.known_by[index])
         self.clock.at(self.clock.now_us + GOSSIP_US, self._deliver, index, self.adverts[index])
 
     def _deliver(self, index: int, signed: SignedAdvert) -> None:
         now_us = self.clock.now_us
-        for requester in self.world.peers_at(index):
+        for requester in self.known_by[index]:
             self.requesters[requester].directory.on_advert(signed, now_us, now_us)
 
     # churn
 
     def _leave(self, index: int) -> None:
         self.providers[index].leave(Queue())
-        for requester in self.world.peers_at(index):
+        for requester in self.known_by[index]:
             self.requesters[requester].on_disconnected(self.names[index])
 
     def _return(self, index: int) -> None:
@@ -171,7 +175,7 @@ class Nearlight:
 
     def _connect(self, index: int) -> None:
         if not self.providers[index].gone:
-            for requester in self.world.peers_at(index):
+            for requester in self.known_by[index]:
                 self.requesters[requester].on_connected(self.names[index])
 
 
@@ -183,23 +187,51 @@ class _Requester:
         self.swarm = swarm
         self.directory = Directory(name_of(index))
         self.attention = Attention()
+        self.shortlists = Shortlists()
         self._asked_us: dict[str, int] = {}  # for live state, last
         self.connected: set[str] = set()
         self._ahead: dict[str, tuple[int, int]] = {}  # streams opened ahead: usable from, until
         world = swarm.world
+        self.demand = Demand(world.config.known)
         known = world.known[index]
+        self._others = iter(world.others(index))
+        self._links = len(known)
         for provider in known:
-            signed = swarm.adverts[provider]
-            self.directory.on_advert(signed, 0, 0)
-            self.on_connected(swarm.names[provider])
-            for _ in range(BURST):
-                self.directory.on_rtt(
-                    swarm.names[provider], world.round_trip_us(index, provider, swarm.dice), 0
-                )
+            self._meet(provider)
         nearest_first = sorted(known, key=lambda provider: (world.rtt_us[index][provider], provider))
         size = -(-len(known) // PING_GROUPS)
         self._groups = [nearest_first[at : at + size] for at in range(0, len(known), size)]
         self._begin()
+
+    def _meet(self, provider: int) -> None:
+        swarm, now_us = self.swarm, self.swarm.clock.now_us
+        peer = swarm.names[provider]
+        self.directory.on_advert(swarm.adverts[provider], now_us, now_us)
+        self.on_connected(peer)
+        for _ in range(BURST):
+            self.directory.on_rtt(peer, swarm.world.round_trip_us(self.index, provider, swarm.dice), now_us)
+
+    def look_further(self) -> None:
+        """As many as its demand needs are connected to: next those that a guess says are best."""
+        swarm = self.swarm
+        while self._links < self.demand.links(swarm.clock.now_us):
+            provider = next(self._others, None)
+            if provider is None:
+                return
+            self._links += 1
+            swarm.costs.messages["dial"] += 2 * CONNECT_ROUND_TRIPS
+            swarm.costs.met += 1
+            rtt_us = swarm.world.rtt_us[self.index][provider]
+            swarm.clock.at(swarm.clock.now_us + CONNECT_ROUND_TRIPS * rtt_us, self._on_dialled, provider)
+
+    def _on_dialled(self, provider: int) -> None:
+        row = self.swarm.world.rtt_us[self.index]
+        group = next((group for group in self._groups if row[group[-1]] >= row[provider]), self._groups[-1])
+        group.append(provider)
+        group.sort(key=lambda index: (row[index], index))
+        self.swarm.known_by[provider].append(self.index)
+        if not self.swarm.providers[provider].gone:
+            self._meet(provider)
 
     def on_connected(self, peer: str) -> None:
         self.connected.add(peer)
@@ -335,12 +367,13 @@ class _Errand:
         self.attempt = None
 
     def _replan(self, excluded: frozenset[str]) -> list[Action]:
-        now_us = self.swarm.clock.now_us
+        requester, now_us = self.requester, self.swarm.clock.now_us
         try:
-            self.plan = plan(
-                self.requester.directory.candidates(now_us, own=False),
+            self.plan = requester.shortlists.plan(
+                requester.directory,
                 self.statement,
                 now_us=now_us,
+                own=False,
                 excluded=excluded,
                 seed=self.swarm.dice.getrandbits(63),
             )
@@ -361,6 +394,7 @@ class _Errand:
         self.attempt = attempt
         self.offered.append(attempt)
         directory.on_offered(peer, attempt.id, choice.busy_us, now_us)
+        self.requester.demand.on_offer(choice.busy_us, now_us)
         rtt_us = self._round_trip_us(attempt)
         sent_us = now_us
         if peer not in self.requester.connected:

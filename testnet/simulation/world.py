@@ -50,7 +50,7 @@ class WorldConfig:
     cold_s: tuple[float, float] = (2.0, 20.0)  # to load a model, log-uniform
     state_every_s: float = 2.0  # to those who are active
     advert_every_s: tuple[float, float] = (30.0, 60.0)
-    known: int = 100  # providers that one requester knows and keeps connections to
+    known: int = 100  # providers that one requester knows and keeps connections to, at first and at least
     jitter: float = 0.0  # of each round trip, exponential, beside that between the slices of the matrix
     hiccup_share: float = 0.02
     hiccup_factor: float = 3.0
@@ -124,6 +124,11 @@ class World:
     def peers_at(self, provider: int) -> list[int]:
         """The requesters that know this provider."""
         return self._known_by[provider]
+
+    def others(self, requester: int) -> list[int]:
+        """The providers that it does not know yet, the best first as far as it can guess."""
+        known = set(self.known[requester])
+        return [provider for provider in self._ranked[requester].tolist() if provider not in known]
 
     @property
     def result_bytes(self) -> int:
@@ -268,12 +273,14 @@ class World:
         guess = self.rtt_matrix_us * np.exp(dice.normal(0, RTT_GUESS_SPREAD, (requesters, peers)))
         cost = 2 * guess + np.array(self.slow)[None] * WORK_MEDIAN_S * 1e6
         self.known: list[list[int]] = []
+        self._ranked: list[NDArray[np.int64]] = []  # by that guess
         self._known_by: list[list[int]] = [[] for _ in range(peers)]
         for requester in range(requesters):
+            ranked = np.argsort(cost[requester], kind="stable")
+            self._ranked.append(ranked)
             if known == peers:
                 chosen = np.arange(peers)
             else:
-                ranked = np.argsort(cost[requester], kind="stable")
                 best = known - known // KNOWN_AT_RANDOM
                 others = dice.choice(ranked[best:], known - best, replace=False)
                 chosen = np.sort(np.concatenate([ranked[:best], others]))
