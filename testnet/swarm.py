@@ -13,6 +13,8 @@ from typing import Any
 
 import trio
 
+from protocol.policy.neighbours import CONNECTIONS
+
 from . import journals, processes
 from .net import Network
 from .run_folder import temporary_folder
@@ -20,6 +22,9 @@ from .run_folder import temporary_folder
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 PORT = 4001  # of each peer with an address of its own
+MANY_KNOWN = (
+    CONNECTIONS * 3 // 4
+)  # a swarm in which not all can be connected is ready once each has measured so many
 MAX_PEERS = 200  # of some 100 MB each: more than that belongs in the simulation
 _POLL_S = 0.05
 _WATCH_S = 0.5
@@ -311,7 +316,7 @@ async def _start(config: SwarmConfig, home: Path, peers: list[Peer], network: Ne
     def all_known() -> bool:
         nonlocal told
         ids = {peer.peer_id for peer in peers}
-        ready = sum(bool(peer.address) and ids - {peer.peer_id} <= peer.known for peer in peers)
+        ready = sum(bool(peer.address) and _knows_enough(peer, ids) for peer in peers)
         if ready > told:
             told = ready
             config.on_progress(f"{ready} of {len(peers)} peers know all the others.")
@@ -320,6 +325,12 @@ async def _start(config: SwarmConfig, home: Path, peers: list[Peer], network: Ne
     config.on_progress(f"{len(peers)} of {len(peers)} peers started.")
     await _wait(peers, all_known, give_up_s, "to know all the others")
     return round((clock() - started_s) * 1e6)
+
+
+def _knows_enough(peer: Peer, ids: set[str]) -> bool:
+    """All of `ids`; where they are more than it stays connected to, most of those."""
+    others = ids - {peer.peer_id}
+    return others <= peer.known if len(others) <= CONNECTIONS else len(peer.known) >= MANY_KNOWN
 
 
 def _peer(config: SwarmConfig, home: Path, index: int, network: Network | None) -> Peer:

@@ -22,7 +22,7 @@ FAR = 8  # of all, by lot: the swarm's graph holds together, and coordinates nee
 CONNECTIONS = NEAR + MATES + FAR
 SOURCE_SHARE = 4  # one source gets a fourth of each kind of place, and more only where nobody else wants it
 LOTS_EVERY_US = 1_800_000_000
-STAYS_PERCENT = 75  # a connected peer counts as so much nearer: two of equal distance do not take turns
+STAYS_PERCENT, STAYS_US = 75, 5_000  # a connected peer counts as so much nearer: peers alike do not take turns
 LOST_MILLIONTHS = 1_000_000  # who is wrong by as much as the distance does not know where it is
 SWAP_EVERY_US = 30_000_000  # with all places taken: a handshake and a sync are some ten kB
 
@@ -137,4 +137,4 @@ def _distance_us(candidate: Candidate, coordinate: Coordinate) -> float:
         us = coordinate.rtt_us(there)
     else:
         return float("inf")
-    return us * STAYS_PERCENT / 100 if candidate.connected else us
+    return us * STAYS_PERCENT / 100 - STAYS_US if candidate.connected else us
