@@ -217,7 +217,9 @@ class Provider:
             clock = session.clock_us
             sentence = "No such result is kept here."
             await talk.send(
-                Refuse("unknown_attempt", sentence, self._work.live_state(session.peer), clock(heard_us), clock())
+                Refuse(
+                    "unknown_attempt", sentence, self._work.live_state(session.peer), clock(heard_us), clock()
+                )
             )
             return None
         await self._accept(talk, session, task, heard_us)

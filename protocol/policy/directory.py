@@ -156,7 +156,9 @@ class Directory:
         found, speeds = [], self.speeds.of
         peers = self._peers
         for peer, known in (
-            peers.items() if among is None else [(peer, peers[peer]) for peer in sorted(among) if peer in peers]
+            peers.items()
+            if among is None
+            else [(peer, peers[peer]) for peer in sorted(among) if peer in peers]
         ):
             is_own = peer == self.own_peer
             signed = self._own if is_own else known.signed
