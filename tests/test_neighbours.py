@@ -78,7 +78,7 @@ def test_thousands_of_fakes_of_one_source_get_no_more_than_their_share():
 
 
 def test_fakes_of_many_sources_cost_one_connection_at_a_time_and_none_that_was_measured_near():
-    near = [known(f"{number:03}", 5_000, rtt_us=5_000, connected=True) for number in range(CONNECTIONS)]
+    near = [known(f"{number:03}", 50_000, rtt_us=50_000, connected=True) for number in range(CONNECTIONS)]
     fakes = {f"f{number:03}": known(f"f{number:03}", 0) for number in range(500)}
     neighbours, now_us, tried, dropped = Neighbours("me"), 0, set(), set()
     state = {each.peer: each for each in near} | fakes
@@ -131,3 +131,14 @@ def test_inbound_connections_do_not_keep_the_nearest_out():
     strangers = [known(f"i{number:03}", 0, rtt_us=200_000, connected=True) for number in range(200)]
     near = [known(f"{number:03}", 1_000) for number in range(NEAR)]
     assert len(chosen(strangers + near).dial) == 1
+
+
+def test_in_one_house_nobody_takes_turns():
+    dice = random.Random(1)
+    connected = [
+        known(f"{number:03}", 0, rtt_us=dice.randrange(300, 3_000), connected=True)
+        for number in range(CONNECTIONS)
+    ]
+    others = [known(f"{number:03}", 0, rtt_us=dice.randrange(300, 3_000)) for number in range(100, 118)]
+    wanted = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0)
+    assert sum(int(peer) >= 100 for peer in wanted) <= FAR

@@ -21,6 +21,7 @@ from protocol.wire.canonical import MAX_DEPTH, decode_untrusted, encode
 from protocol.wire.envelope import Domain, open_untrusted, seal
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.hello import Hello, LiveState, link_message_untrusted
+from protocol.wire.lookup import Find
 from protocol.wire.manifest import Manifest
 from protocol.wire.offer import (
     MAX_AHEAD_US,
@@ -46,6 +47,7 @@ OF_VALUES = {
     "advert": Advert.from_untrusted,
     "known": known_untrusted,
     "adverts": adverts_untrusted,
+    "find": Find.from_untrusted,
     "offer": Offer.from_untrusted,
     "receipt": Receipt.from_untrusted,
 }
@@ -545,3 +547,25 @@ def test_a_native_size_is_a_size(native):
     model = samples.ADVERT.models[0].to_value() | {"native": native}
     with pytest.raises(MalformedMessage):
         Advert.from_untrusted(samples.ADVERT.to_value() | {"models": [model]})
+
+
+def test_a_coordinate_and_a_depth_go_through_an_advert_and_a_lookup():
+    read = SignedAdvert.from_untrusted(samples.SHARDED_ADVERT.envelope.to_bytes(), network=NETWORK).advert
+    assert (read.coordinate, read.shard_bits) == (samples.COORDINATE, 3)
+    assert Find.from_untrusted(samples.FIND.to_value()) == samples.FIND
+    assert Advert.from_untrusted(samples.ADVERT.to_value()) == samples.ADVERT
+
+
+@pytest.mark.parametrize("data", [b"", bytes(5), bytes(21), b"\xff" * 20, bytes(64)])
+def test_a_coordinate_that_is_not_understood_is_none_and_the_advert_stays_good(data):
+    told = samples.SHARDED_ADVERT.advert.to_value() | {"~coordinate": data}
+    assert Advert.from_untrusted(told) == dataclasses.replace(samples.SHARDED_ADVERT.advert, coordinate=None)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"at_most": 33}, {"at_most": 0}, {"model": b"short"}, {"~place": b"short"}, {"more": 1}]
+)
+def test_a_lookup_beyond_its_bounds_is_malformed(wrong):
+    kind, body = samples.FIND.to_value()
+    with pytest.raises(RemoteProtocolError):
+        Find.from_untrusted([kind, body | wrong])
