@@ -12,7 +12,7 @@ from ..wire.advert import MAX_LIFETIME_S, MAX_SHARD_BITS
 from ..wire.lookup import place_of, shard_of
 from .neighbours import CONNECTIONS, MATES
 
-TOPIC_BYTES_PER_S = 2_200  # of the 5 kB/s of an idle peer, as much of the 1 % of a core as pings leave
+TOPIC_BYTES_PER_S = 2_000  # of the 5 kB/s of an idle peer, as much of the 1 % of a core as pings leave
 OFTEN_US, SELDOM_US = 45_000_000, 360_000_000  # means; each time is drawn between 2/3 and 4/3 of it
 INTERVALS_ALIVE = 4  # an advert outlives so many mean intervals, as far as MAX_LIFETIME_S goes
 MOST_PEERS = 128  # of a shard, whatever its adverts cost in bytes: each takes some ms of a core

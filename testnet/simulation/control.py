@@ -25,6 +25,7 @@ ADVERT_BYTES = 850  # one device, one model, one address, a coordinate
 STREAM_BYTES = (
     700  # a lookup beside its adverts: the stream opened, agreed on and closed, the question, the frame
 )
+ACK_BYTES = 52  # of a PONG; a PING's rides on the PONG
 COPIES_MEASURED = (
     5.0  # of one advert, sent and received, where ADVERT_CPU_S was measured: five peers, all connected
 )
@@ -83,7 +84,7 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
     told = 2 * min(shards.GOSSIP_DEGREE, max(0, in_topic - links))
     gossip = adverts_per_s * (copies * packet_bytes + told * shards.IHAVE_BYTES)
     exchanges_per_s = 2 * connections * 1e6 / attention.IDLE_EVERY_US  # we ask them, and they us
-    pings = exchanges_per_s * (PING_BYTES + PONG_BYTES)
+    pings = exchanges_per_s * (PING_BYTES + PONG_BYTES + ACK_BYTES)
     looked, looks_per_s = _lookups(connections - in_topic, interval_us, advert_bytes) if bits else (0.0, 0.0)
     idle_cpu = (
         SILENT_CPU_SHARE
@@ -106,7 +107,7 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
         round(looked),
         round(idle),
         round(idle_cpu, 4),
-        round(idle + asked_per_s * (PING_BYTES + PONG_BYTES + STATE_BYTES)),
+        round(idle + asked_per_s * (PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES)),
         round(idle_cpu + asked_per_s * EXCHANGE_CPU_S, 4),
     )
 
