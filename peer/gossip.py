@@ -264,6 +264,10 @@ class Gossip:
             if self.shards.on_round(known, self._advert_bytes, now_us()):
                 self._changed.notify()
             await self._listen()
+            strangers = self._host.connected() - {peer for peer, _ in known}
+            if self.shards.bits and strangers:
+                peer = random.choice(sorted(strangers))
+                await self._ask(Errand(peer, Find(place=place_of(peer), at_most=1)))
             for _ in range(ERRANDS_PER_ROUND):
                 errand = self._lookups.errand(candidates, self.shards, self.coordinates.own, now_us())
                 if errand is not None:

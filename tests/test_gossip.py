@@ -104,18 +104,22 @@ async def test_a_swarm_that_outgrows_a_topic_splits_and_everyone_still_knows_its
     await trio.sleep(1500)
     bits = {each.gossip.shards.bits for each in peers}
     assert min(bits) >= 1
-    for each in peers:
-        mates = {
-            other.id
-            for other in peers
-            if other is not each
-            and each.gossip.shards.holds(other.id)
-            and other.gossip.shards.bits == each.gossip.shards.bits
-        }
-        known = {candidate.peer for candidate in each.directory.candidates(now_us(), own=False)}
-        assert mates <= known
-        assert each.host.connected() <= known
-        assert len(each.gossip._topics) == 1
+
+    def known(each):
+        return {candidate.peer for candidate in each.directory.candidates(now_us(), own=False)}
+
+    def mates(each):
+        own = each.gossip.shards
+        others = (other for other in peers if other is not each and other.gossip.shards.bits == own.bits)
+        return {other.id for other in others if own.holds(other.id)}
+
+    for _ in range(60):  # a connection may just have been opened
+        if all(mates(each) | each.host.connected() <= known(each) for each in peers):
+            break
+        await trio.sleep(1)
+    else:
+        pytest.fail("someone does not know its shard, or whom it is connected to")
+    assert all(len(each.gossip._topics) == 1 for each in peers)
     asker = peers[0]
     before = len(asker.directory.candidates(now_us(), own=False))
     await asker.gossip.seek(MODEL)

@@ -5,6 +5,7 @@ import random
 from protocol.policy.neighbours import (
     CONNECTIONS,
     FAR,
+    LOT_EVERY_US,
     LOTS_EVERY_US,
     NEAR,
     SOURCE_SHARE,
@@ -142,3 +143,14 @@ def test_in_one_house_nobody_takes_turns():
     others = [known(f"{number:03}", 0, rtt_us=dice.randrange(300, 3_000)) for number in range(100, 118)]
     wanted = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0)
     assert sum(int(peer) >= 100 for peer in wanted) <= FAR
+
+
+def test_who_is_only_drawn_by_lot_is_swapped_in_more_seldom():
+    connected = [known(f"{number:03}", 0, rtt_us=10_000, connected=True) for number in range(CONNECTIONS)]
+    others = [known(f"{number:03}", 0, rtt_us=90_000) for number in range(100, 200)]
+    neighbours, times = Neighbours("me"), []
+    for second in range(0, 1200, 10):
+        now_us = second * 1_000_000
+        if neighbours.changes([*connected, *others], bits=0, coordinate=HERE, now_us=now_us).dial:
+            times.append(now_us)
+    assert times == [0, LOT_EVERY_US, 2 * LOT_EVERY_US, 3 * LOT_EVERY_US]

@@ -91,7 +91,10 @@ class Lookups:
 
     def _to_renew(self, connected: list[Candidate], shards: Shards, now_us: int) -> Errand | None:
         elsewhere = {each.peer: each for each in connected if not shards.holds(each.peer)}
-        self._asked_us = {peer: self._asked_us.get(peer, now_us) for peer in elsewhere}
+        half_us = {
+            peer: each.advert.lifetime_s * 500_000 for peer, each in elsewhere.items()
+        }  # may have passed already
+        self._asked_us = {peer: self._asked_us.get(peer, now_us - half_us[peer]) for peer in elsewhere}
         if not elsewhere:
             return None
         peer = min(self._asked_us, key=self._asked_us.__getitem__)

@@ -22,8 +22,12 @@ FAR = 8  # of all, by lot: the swarm's graph holds together, and coordinates nee
 CONNECTIONS = NEAR + MATES + FAR
 SOURCE_SHARE = 4  # one source gets a fourth of each kind of place, and more only where nobody else wants it
 LOTS_EVERY_US = 1_800_000_000
-STAYS_PERCENT, STAYS_US = 75, 5_000  # a connected peer counts as so much nearer: peers alike do not take turns
+STAYS_PERCENT, STAYS_US = (
+    75,
+    5_000,
+)  # a connected peer counts as so much nearer: peers alike do not take turns
 LOST_MILLIONTHS = 1_000_000  # who is wrong by as much as the distance does not know where it is
+LOT_EVERY_US = 300_000_000  # and one that only the lot wants
 SWAP_EVERY_US = 30_000_000  # with all places taken: a handshake and a sync are some ten kB
 
 
@@ -61,7 +65,7 @@ class Neighbours:
         open_now = sum(candidate.connected for candidate in candidates)
         reachable = [each for each in candidates if each.connected or each.peer not in barred]
         if len(reachable) <= CONNECTIONS:
-            wanted = {each.peer: None for each in reachable}
+            wanted = {each.peer: SWAP_EVERY_US for each in reachable}
         else:
             wanted = self._wanted(reachable, bits, coordinate, now_us)
         connected = {each.peer for each in reachable if each.connected}
@@ -72,7 +76,11 @@ class Neighbours:
             spare.sort(key=lambda each: -_distance_us(each, coordinate))
             drop = [each.peer for each in spare[: open_now - CONNECTIONS]]
         room = CONNECTIONS - open_now - len(dialling)
-        if room <= 0 and missing and (self._swapped_us is None or now_us >= self._swapped_us + SWAP_EVERY_US):
+        if (
+            room <= 0
+            and missing
+            and (self._swapped_us is None or now_us >= self._swapped_us + wanted[missing[0]])
+        ):
             self._swapped_us, room = now_us, 1
             self._counts["swaps"] += 1
         self._counts["dropped"] += len(drop)
@@ -83,9 +91,9 @@ class Neighbours:
 
     def _wanted(
         self, reachable: Sequence[Candidate], bits: int, coordinate: Coordinate, now_us: int
-    ) -> dict[str, None]:
-        """At most CONNECTIONS peers; those wanted most first."""
-        wanted: dict[str, None] = {}
+    ) -> dict[str, int]:
+        """At most CONNECTIONS peers, those wanted most first; and how long after the last one may be swapped in (us)."""
+        wanted: dict[str, int] = {}
         lot = b"%s %d " % (self._own.encode(), now_us // LOTS_EVERY_US)
 
         def by_lot(candidate: Candidate) -> bytes:
@@ -97,9 +105,9 @@ class Neighbours:
         if bits:
             own = shard_of(place_of(self._own), bits)
             mates = [each for each in reachable if shard_of(place_of(each.peer), bits) == own]
-            _take(mates, by_lot, MATES, wanted)
-        _take(reachable, by_distance, NEAR, wanted)
-        _take(reachable, by_lot, CONNECTIONS - len(wanted), wanted)
+            _take(mates, by_lot, MATES, wanted, SWAP_EVERY_US)
+        _take(reachable, by_distance, NEAR, wanted, SWAP_EVERY_US)
+        _take(reachable, by_lot, CONNECTIONS - len(wanted), wanted, LOT_EVERY_US)
         return wanted
 
 
@@ -107,7 +115,8 @@ def _take(
     candidates: Sequence[Candidate],
     key: Callable[[Candidate], object],
     places: int,
-    wanted: dict[str, None],
+    wanted: dict[str, int],
+    pause_us: int,
 ) -> None:
     """The first `places` by `key` of who is not wanted yet; at first no source gets more than its share."""
     ranked = sorted((each for each in candidates if each.peer not in wanted), key=key)  # type: ignore[arg-type]
@@ -122,10 +131,10 @@ def _take(
             late.append(candidate.peer)
             continue
         taken[source] += 1
-        wanted[candidate.peer] = None
+        wanted[candidate.peer] = pause_us
         left -= 1
     for peer in late[:left]:
-        wanted[peer] = None
+        wanted[peer] = pause_us
 
 
 def _distance_us(candidate: Candidate, coordinate: Coordinate) -> float:
