@@ -78,7 +78,8 @@ KEY_BYTES = 32  # an Ed25519 seed
 OUTBOUND_CONNECTIONS = 128  # on top of the inbound ones; a directory holds some hundred peers
 STREAM_CLOSE_S = 2.0  # for what was sent to leave before a closed stream is given up
 CLOSE_S = 2.0  # for all connections and services to end
-MESH_DEGREE, MESH_LOW, MESH_HIGH = 4, 3, 8  # D, D_low, D_high: a topic has 128 peers at most (protocol/policy/shards.py)
+# D, D_low, D_high: a topic has 128 peers at most (protocol/policy/shards.py).
+MESH_DEGREE, MESH_LOW, MESH_HIGH = 4, 3, 8
 HEARTBEAT_S = 1
 MESSAGE_BYTES = RPC_BYTES - 1024  # the rest is for signature, author, topic and the sender's record
 
