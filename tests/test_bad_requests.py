@@ -27,6 +27,7 @@ class Asker:
             peer=own.id,
             models={MODEL: model},
             directory=own.directory,
+            gossip=own.gossip,
             requester=own.requester,
             ledger=ledger,
             plain_name=own._name_of,

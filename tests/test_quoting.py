@@ -36,6 +36,7 @@ class Asker:
             peer=self.alice.id,
             models={MODEL: model},
             directory=self.alice.directory,
+            gossip=self.alice.gossip,
             requester=self.alice.requester,
             ledger=ledger,
             plain_name=self.alice._name_of,
