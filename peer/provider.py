@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from protocol.errors import RemoteProtocolError, UnknownCriticalField
-from protocol.policy.cost import shown_credits
+from protocol.policy.credits import shown_credits
 from protocol.policy.queue import Refused
 from protocol.policy.streams import Streams
 from protocol.wire.advert import Limits

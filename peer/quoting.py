@@ -5,13 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.policy import hindsight
-from protocol.policy.cost import (
-    USUAL,
-    Wishes,
-    account,
-    lateness,
-    time_cost_millionths,
-)
+from protocol.policy.cost import USUAL, Wishes
+from protocol.policy.credits import MAX_TIME_US, reckoning, time_cost_millionths
 from protocol.policy.ladder import Fitted, fit, given_up
 from protocol.policy.selection import Choice, NoCandidate, Plan, plan
 from protocol.wire.fields import U64, Fields
@@ -21,8 +16,6 @@ from .asking import Attempt, Picture
 from .clock import now_us
 from .errors import NOBODY, WRONG_USAGE, UserError
 from .node import Node
-
-MAX_TIME_US = 86_400_000_000  # a day: who may wait longer need not say how long
 
 
 @dataclass(frozen=True)
@@ -163,11 +156,13 @@ def aftermath(picture: Picture, wished: Wished, fitted: Fitted | None, node: Nod
     """What there is to say of rung, cost, time and the peers that were not asked, once the picture is there."""
     timeline, last = picture.timeline, drew(picture)
     said = [] if fitted is None else [fitted.sentence]
-    price, value = price_millionths(picture), picture.plan.wishes.value_of_time_millionths
-    if price or wished.priced:
-        said.append(account(price, timeline.wall_us, value))
-    late = None if wished.wanted_us is None else lateness(timeline.wall_us, wished.wanted_us)
-    said += [late] if late else []
+    said += reckoning(
+        price_millionths(picture),
+        timeline.wall_us,
+        picture.plan.wishes.value_of_time_millionths,
+        valued=wished.priced,
+        wanted_us=wished.wanted_us,
+    )
     asked = {attempt.choice.peer for attempt in picture.attempts}
     others = [choice for choice in picture.plan.ranked if choice.peer not in asked]
     took = hindsight.outcome(timeline.spans(), last.id.hex())
@@ -176,5 +171,5 @@ def aftermath(picture: Picture, wished: Wished, fitted: Fitted | None, node: Nod
 
 
 def _cost_millionths(choice: Choice, wishes: Wishes) -> int:
-    us = choice.predicted_us if wishes.batch else choice.p90_us
+    us = wishes.counted_us(choice.predicted_us, choice.p90_us)
     return min(U64, choice.price_millionths + time_cost_millionths(us, wishes.value_of_time_millionths))

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import trio
 
-from protocol.policy.cost import price_millionths, time_cost_millionths
+from protocol.policy.credits import price_millionths, time_cost_millionths
 from protocol.policy.prediction import SpeedBook, predict_own, promised_load_us
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat, State
 from protocol.wire.hello import LiveState

@@ -25,7 +25,7 @@ from peer.cli.show import console, jobs_table, quote_table, swarm_table, timelin
 from peer.cli.up import lines
 from peer.errors import NOBODY, UserError
 from peer.picture import Bundle, embed
-from protocol.policy.cost import PRESETS_MILLIONTHS
+from protocol.policy.credits import PRESETS_MILLIONTHS
 from protocol.wire.identity import peer_id_of, public_key_of
 from protocol.wire.receipt import SignedReceipt
 

@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from protocol.policy import cost
-from protocol.policy.cost import OVERHEAD_US, PRESETS_MILLIONTHS, Wishes, price_millionths, shown_credits
+from protocol.policy import cost, credits
+from protocol.policy.cost import OVERHEAD_US, Wishes
+from protocol.policy.credits import PRESETS_MILLIONTHS, price_millionths, shown_credits
 from protocol.policy.prediction import predict
 from protocol.policy.selection import NoCandidate, plan
 from protocol.wire.advert import Speed
@@ -108,7 +109,7 @@ def test_a_price_out_of_this_world_is_no_crash_and_not_chosen():
 
 def test_who_would_be_late_is_ruled_out_with_a_reason():
     quick, slow = at("quick", 5, step_us=S // 10), at("slow", 0, step_us=S)
-    due_us = OVERHEAD_US + cost.p90_us(predict(quick, WANTED, 0))
+    due_us = OVERHEAD_US + predict(quick, WANTED, 0).p90_us
     chosen = plan([quick, slow], WANTED, now_us=0, seed=0, wishes=Wishes(0, due_us))
     assert [each.peer for each in chosen.ranked] == ["quick"]
     assert [peer for peer, _ in chosen.exclusions] == ["slow"]
@@ -164,12 +165,12 @@ def test_a_dearer_one_that_is_not_worth_it_was_a_draw():
         (6 * S, 5 * S, CREDIT, 0),
         (9 * S, 5 * S, 0, CREDIT),
     ):
-        assert "chance" in cost.why_cost(price, other, us, other_us, CREDIT)
+        assert "chance" in credits.why_cost(price, other, us, other_us, CREDIT)
 
 
 def test_what_time_is_worth_is_shown_to_three_digits():
     amounts = (0, 1, 5_204, 17_829_353, 1_002_033_000, 999_999)
-    assert [cost.about_credits(each).split()[0] for each in amounts] == [
+    assert [credits.about_credits(each).split()[0] for each in amounts] == [
         "0",
         "0.000001",
         "0.0052",

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from protocol.policy.cost import OVERHEAD_US, Wishes, p90_us
+from protocol.policy.cost import OVERHEAD_US, Wishes
 from protocol.policy.ladder import LADDER, LEAST_SIDE_PX, LEAST_STEPS, Rung, fit, given_up
 from protocol.policy.prediction import predict
 from protocol.policy.selection import NoCandidate
@@ -26,7 +26,7 @@ def fitted(candidates, within_us, asked=ASKED, **more):
 
 
 def needed_us(who, wanted):
-    return p90_us(predict(who, wanted, 0)) + OVERHEAD_US
+    return predict(who, wanted, 0).p90_us + OVERHEAD_US
 
 
 def test_the_ladder_begins_with_what_was_asked_and_goes_down_only():

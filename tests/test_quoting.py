@@ -13,7 +13,7 @@ import peer.wanted
 from peer.errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
 from peer.service import Service
 from peer.store.ledger import Ledger
-from protocol.policy.cost import PRESETS_MILLIONTHS
+from protocol.policy.credits import PRESETS_MILLIONTHS
 
 from .world import MODEL, World, now_us, use_virtual_time
 

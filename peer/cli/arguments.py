@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peer.errors import LOCAL_SETUP, WRONG_USAGE, UserError
+from protocol.policy.credits import MAX_TIME_US, PRESETS_MILLIONTHS
 
 if TYPE_CHECKING:
     from peer.config import PeerConfig
@@ -17,7 +18,6 @@ _ADDRESS_PREFIXES = ("/ip4/", "/ip6/", "/dns")
 _JOB_CHARS = frozenset("0123456789abcdef")
 MAX_JOB_CHARS = 64
 MAX_VALUE_OF_TIME = 1_000_000  # credits a second
-MAX_TIME_S = 86_400
 _UNITS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "min": 60_000_000}
 
 
@@ -107,8 +107,6 @@ def wishes_request(
     count: int,
 ) -> dict[str, Any]:
     """What is added to a request about price and time: nothing where nothing was said."""
-    from protocol.policy.cost import PRESETS_MILLIONTHS
-
     said = [f"--{preset}" for preset in presets] + (["--value-of-time"] if value_of_time is not None else [])
     if len(said) > 1:
         raise UserError(
@@ -149,7 +147,7 @@ def parse_time(name: str, text: str) -> int:
             WRONG_USAGE,
         )
     us = int(Decimal(match[1]) * _UNITS_US[match[2]])
-    if not 0 < us <= MAX_TIME_S * 1_000_000:
+    if not 0 < us <= MAX_TIME_US:
         raise UserError(
             f"{name} must be more than nothing and at most a day, not {_shown(text)}.", WRONG_USAGE
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from protocol.policy.cost import shown_credits
+from protocol.policy.credits import shown_credits
 from protocol.wire.fields import plain
 
 from .call import call

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from peer.errors import JOB_FAILED, UserError
-from protocol.policy.cost import account, lateness
+from protocol.policy.credits import reckoning
 from protocol.wire.fields import plain
 
 from .call import call
@@ -155,12 +155,14 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     """What was given up, what it cost where somebody asks a price or the person named one, and whether it was late."""
     rung, wished, wall_us = summary.get("rung"), summary.get("wished") or {}, summary.get("wall_us")
     notes = [sentence(rung["sentence"])] if rung else []
-    price, value = summary.get("price_millionths") or 0, summary.get("value_of_time_millionths") or 0
     if isinstance(wall_us, int):
-        if price or "value_of_time_millionths" in wished:
-            notes.append(account(price, wall_us, value))
-        wanted_us = wished.get("deadline_us") or wished.get("within_us")
-        notes += [late] if wanted_us and (late := lateness(wall_us, wanted_us)) else []
+        notes += reckoning(
+            summary.get("price_millionths") or 0,
+            wall_us,
+            summary.get("value_of_time_millionths") or 0,
+            valued="value_of_time_millionths" in wished,
+            wanted_us=wished.get("deadline_us") or wished.get("within_us"),
+        )
     return notes
 
 

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from protocol.policy.cost import about_credits
+from protocol.policy.credits import shown_amount, three_digits
 from protocol.policy.timeline import Timeline, duration
 from protocol.wire.fields import plain
 
@@ -190,10 +190,10 @@ def print_why(report: Mapping[str, Any]) -> None:
     """Why that peer, what became of others that were asked, and where the time went."""
     job = plain(str(report.get("job")))[:JOB_CHARS]
     state = plain(str(report.get("state") or ""))
-    took = f"took {time(report['wall_us'])}" if isinstance(report.get("wall_us"), int) else "drew nothing"
-    if state == "failed" and took.startswith("took"):
-        took += " and drew nothing"
-    print(f"Job {job}{f' ({state})' if state else ''} {took}.")
+    timed = isinstance(report.get("wall_us"), int)
+    took = [f"took {time(report['wall_us'])}"] if timed else []
+    took += ["drew nothing"] if state == "failed" or not timed else []
+    print(f"Job {job}{f' ({state})' if state else ''} {' and '.join(took)}.")
     for words in report.get("sentences") or ():
         say(sentence(words))
     _print_attempts(_maps(report.get("attempts")))
@@ -220,7 +220,7 @@ def shown_price(millionths: object) -> str:
     """Credits to three digits, without the word."""
     if not isinstance(millionths, int) or millionths < 0:
         return UNKNOWN
-    return about_credits(millionths).partition(" ")[0] if millionths else "-"
+    return shown_amount(three_digits(millionths)) if millionths else "-"
 
 
 def quote_table(quote: Mapping[str, Any], columns: int) -> "Table":

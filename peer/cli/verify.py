@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peer.errors import JOB_FAILED, WRONG_USAGE, UserError
-from protocol.policy.cost import about_credits, shown_credits
+from protocol.policy.credits import about_credits, shown_credits
 from protocol.wire.fields import plain
 
 from .show import print_json, say, sentence

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..wire.statement import Statement
-from .cost import OVERHEAD_US, PREDICTED_SPANS, USUAL, Wishes, called
+from .cost import OVERHEAD_US, USUAL, Wishes, called, most_of_that
 from .prediction import Candidate
 from .selection import Choice, NoCandidate, plan
 from .timeline import duration
@@ -136,9 +136,8 @@ def _none_fits(
 ) -> str:
     needed_us = p90_us + spent_us + OVERHEAD_US
     (candidate,) = (each for each in candidates if each.peer == soonest.peer)
-    name, us = max(soonest.spans, key=lambda span: span[1])
-    what = f"{duration(us)} of that for {PREDICTED_SPANS.get(name, name)}"
-    if spent_us > us:
+    what = most_of_that(soonest.spans)
+    if spent_us > max(us for _, us in soonest.spans):
         what = f"{duration(spent_us)} of that before anyone could be asked (`peer up` keeps a peer ready)"
     multiple_us = next((multiple for below, multiple in ROUND_UP_US if needed_us < below), 60_000_000)
     would_do_us = -(-needed_us // multiple_us) * multiple_us

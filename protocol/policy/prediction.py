@@ -184,6 +184,11 @@ class Prediction(NamedTuple):
     busy_us: int  # how long its renderer is occupied
     uncertain_us: int  # by how much the total may be wrong
 
+    @property
+    def p90_us(self) -> int:
+        """By then nine of ten are expected to be there."""
+        return self.total_us + self.uncertain_us
+
 
 class Constraint(IntEnum):
     """What ruled a peer out, in the order in which it is checked: a later one got further."""

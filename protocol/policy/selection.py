@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..wire.statement import Statement
-from .cost import USUAL, Wishes, asked_price_millionths, extra_us, in_time, nobody_in_time, why_cost
+from .cost import USUAL, Wishes, asked_price_millionths, extra_us, in_time, nobody_in_time
+from .credits import why_cost
 from .prediction import Candidate, Constraint, Exclusion, Prediction, predict, prompt_bytes
 from .timeline import duration
 
@@ -61,7 +62,7 @@ class Plan:
         second = self.ranked[1]
         if first.price_millionths != second.price_millionths:
             us, other_us = (
-                each.predicted_us if self.wishes.batch else each.p90_us for each in (first, second)
+                self.wishes.counted_us(each.predicted_us, each.p90_us) for each in (first, second)
             )
             value = self.wishes.value_of_time_millionths
             return why_cost(first.price_millionths, second.price_millionths, us, other_us, value)
