@@ -159,7 +159,7 @@ class _Run:
                     await self._do(action)
                 await self._close()
             for attempt in self._attempts:
-                self._r._directory.on_ended(attempt.choice.peer, attempt.id)
+                self._r._directory.on_ended(attempt.choice.peer, attempt.id, now_us())
 
     def _failed(self, sentence: str) -> JobFailed:
         self._timeline.finish(now_us())
@@ -307,7 +307,7 @@ class _Run:
     def _broke(self, attempt: Attempt, exc: Exception, *, resumable: bool = True) -> list[JobAction]:
         attempt.sentence = str(exc)
         attempt.outcome = "lost"
-        self._r._directory.on_ended(attempt.choice.peer, attempt.id)
+        self._r._directory.on_ended(attempt.choice.peer, attempt.id, now_us())
         if isinstance(exc, RemoteProtocolError):
             attempt.outcome = "bad"
             actions = self._job.on_bad_result(f"what it sent does not hold ({exc})")
@@ -353,9 +353,9 @@ class _Run:
                         job.on_accepted()
                     self._keep_ready(peer)
                 case Refuse():
+                    self._r._directory.on_ended(peer, attempt.id, now)  # it is not in the state that follows
                     if message.state is not None and peer != self._r._host.peer_id:
                         self._r._directory.on_state(peer, message.state, now)
-                    self._r._directory.on_ended(peer, attempt.id)
                     self._heard_span("offer", left_us, talk.heard_us, now)
                     attempt.outcome, attempt.sentence = "refused", message.sentence
                     if resumed:
@@ -367,13 +367,15 @@ class _Run:
                     attempt.outcome, attempt.step_us, attempt.started_us = "started", message.step_us, now
                     if attempt.promised_us is not None:
                         promised_us, took_us = attempt.promised_us, now - attempt.accepted_us
-                        self._r._directory.on_start(peer, promised_us, took_us)
+                        self._r._directory.on_start(
+                            peer, attempt.id, promised_us=promised_us, took_us=took_us, now_us=now
+                        )
                 case Progress():
                     self._events.progressed(attempt.number, message)
                 case Failed():
                     attempt.outcome, attempt.sentence = "failed", message.sentence
                     self._span(LOST_SPAN, attempt.unspanned_us, now)
-                    self._r._directory.on_ended(peer, attempt.id)
+                    self._r._directory.on_ended(peer, attempt.id, now)
                     return job.on_failed(
                         requesters_fault=message.fault == "requester", sentence=message.sentence
                     )
@@ -381,6 +383,7 @@ class _Run:
                     if attempt.started_us is not None and attempt.ran_us is None:
                         attempt.ran_us = now - attempt.started_us
                     self._on_result(attempt, message, session, heard_remote_us)
+                    self._r._directory.on_ended(peer, attempt.id, now)
                     job.on_result()
                 case Chunk():
                     receiver = attempt.receiver

@@ -145,7 +145,7 @@ def test_the_wait_that_ones_own_work_makes_is_not_what_is_usual_there():
         peer(NEAR), replace(live(wait_us=1000), running=1, queued=0), 1
     )  # longer than was thought
     assert only(directory, 1).mean_wait_us == 0
-    directory.on_state(peer(NEAR), replace(live(wait_us=1004), running=1, queued=1), 1)
+    directory.on_state(peer(NEAR), replace(live(wait_us=1005), running=1, queued=1), 1)
     assert only(directory, 1).mean_wait_us == 500  # the mean of none and 1000
 
 
@@ -165,7 +165,7 @@ def test_what_strangers_say_leaves_no_trace():
     directory.on_state("stranger", live(), 0)
     directory.on_penalty("stranger", 0)
     directory.on_offered("stranger", b"a", 1, 0)
-    directory.on_ended("stranger", b"a")
+    directory.on_ended("stranger", b"a", 0)
     directory.on_disconnected("stranger")
     assert directory._peers == {}
 
@@ -199,8 +199,29 @@ def test_own_work_there_counts_until_its_state_can_know_of_it():
 def test_work_that_ended_counts_no_longer():
     directory = known(signed())
     directory.on_offered(peer(NEAR), b"1", 2 * S, 0)
-    directory.on_ended(peer(NEAR), b"1")
+    directory.on_ended(peer(NEAR), b"1", 0)
     assert only(directory).own_in_flight_us == 0
+
+
+def test_what_was_told_of_ones_own_work_is_taken_off_when_it_ends():
+    directory = known(signed())
+    directory.on_offered(peer(NEAR), b"1", 3 * S, 0)
+    directory.on_state(peer(NEAR), replace(live(wait_us=4 * S), running=1, queued=0), S)
+    directory.on_start(peer(NEAR), b"1", promised_us=0, took_us=0, now_us=S)
+    directory.on_ended(peer(NEAR), b"1", 2 * S)
+    candidate = only(directory, 2 * S)
+    assert candidate.state.wait_us - candidate.state_age_us == 0  # 4 s told, 1 s of it passed, 3 s not needed
+    assert candidate.mean_wait_us == 0
+
+
+def test_the_work_of_others_stays_in_what_was_told():
+    directory = known(signed())
+    directory.on_offered(peer(NEAR), b"1", 3 * S, 0)
+    directory.on_state(peer(NEAR), replace(live(wait_us=5 * S), running=1, queued=1), S)
+    assert only(directory, S).mean_wait_us == 2 * S
+    directory.on_ended(peer(NEAR), b"1", 2 * S)  # it never began
+    directory.on_ended(peer(NEAR), b"1", 2 * S)
+    assert only(directory, 2 * S).state.wait_us == 2 * S
 
 
 def test_a_penalty_halves_every_thirty_seconds_adds_up_and_is_bounded():

@@ -1,11 +1,12 @@
 """What this peer knows of the others: adverts in, expiry by `now`, candidates out."""
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..wire.advert import MAX_SYNC_ADVERTS, MAX_SYNC_KNOWN, Advert, SignedAdvert
 from ..wire.envelope import Envelope
 from ..wire.hello import LiveState
+from .given import Given
 from .prediction import Candidate, SpeedBook
 from .rtt import Rtt, RttEstimator, Way
 from .sources import Crowd, source_of
@@ -15,7 +16,6 @@ from .waits import Waits
 __all__ = ["Candidate", "Directory", "Verdict"]
 
 MAX_PEERS = 4096  # with adverts of 4 KiB: 16 MiB
-MAX_IN_FLIGHT = 256  # attempts given to one peer
 MAX_SKEW_US = 600_000_000
 PENALTY_US = 10_000_000
 MAX_PENALTY_US = 120_000_000
@@ -43,7 +43,7 @@ class _Peer:
     state_us: int = 0
     waits: Waits = field(default_factory=Waits)
     connected: bool = False
-    in_flight: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # attempt -> (offered_us, busy_us)
+    given: Given = field(default_factory=Given)
     penalty_us: int = 0  # as of penalised_us
     penalised_us: int = 0
     skew_note: str | None = None
@@ -51,7 +51,7 @@ class _Peer:
     @property
     def idle(self) -> bool:
         """Nothing here needs to be remembered."""
-        return self.signed is None and not self.connected and not self.in_flight
+        return self.signed is None and not self.connected and not self.given
 
 
 class Directory:
@@ -114,32 +114,39 @@ class Directory:
         known = self._peers.get(peer)
         if known is not None:
             known.state, known.state_us = state, now_us
-            all_mine = state.running + state.queued <= len(known.in_flight)
-            others_us = 0 if all_mine else max(0, state.wait_us - _own_work(known, now_us))
-            known.waits.on_told(others_us, now_us)
+            mine_us = known.given.on_told(
+                state.wait_us, state.running + state.queued, _spoken_us(known), now_us
+            )
+            known.waits.on_told(state.wait_us - mine_us, now_us)
 
     def heard_us(self, peer: str) -> int | None:
         """When it told its live state last."""
         known = self._peers.get(peer)
         return known.state_us if known is not None and known.state else None
 
-    def on_start(self, peer: str, promised_us: int, took_us: int) -> None:
-        """A task of one's own began there `took_us` after it had promised to begin within `promised_us`."""
+    def on_start(self, peer: str, attempt: bytes, *, promised_us: int, took_us: int, now_us: int) -> None:
+        """A task of one's own began there, `took_us` after it had promised to begin within `promised_us`."""
         known = self._peers.get(peer)
         if known is not None:
+            known.given.on_start(attempt, now_us)
             known.waits.on_start(promised_us, took_us)
 
     def on_offered(self, peer: str, attempt: bytes, busy_us: int, now_us: int) -> None:
         """One's own task went there and will occupy its renderer for `busy_us`."""
         known = self._peers.get(peer)
-        if known is not None and len(known.in_flight) < MAX_IN_FLIGHT:
-            known.in_flight[attempt] = (now_us, busy_us)
+        if known is not None:
+            known.given.on_offered(attempt, busy_us, now_us)
 
-    def on_ended(self, peer: str, attempt: bytes) -> None:
-        """The attempt is over, refused, lost or cancelled."""
+    def on_ended(self, peer: str, attempt: bytes, now_us: int) -> None:
+        """The attempt no longer needs its renderer: drawn, refused, lost or cancelled.  Said again, nothing changes.
+
+        Of the wait told last, what was for it is taken off.
+        """
         known = self._peers.get(peer)
         if known is not None:
-            known.in_flight.pop(attempt, None)
+            less_us = known.given.on_ended(attempt, now_us)
+            if known.state is not None and less_us:
+                known.state = replace(known.state, wait_us=max(0, known.state.wait_us - less_us))
             self._forget_if_idle(peer)
 
     def on_penalty(self, peer: str, now_us: int) -> None:
@@ -179,7 +186,7 @@ class Directory:
                     known.connected,
                     is_own,
                     speeds(peer),
-                    _in_flight(known, rtt, now_us) if known.in_flight else 0,
+                    known.given.untold_us(_spoken_us(known), now_us) if known.given else 0,
                     _penalty(known, now_us) if known.penalty_us else 0,
                     (note,) if note else (),
                     known.waits.mean_us,
@@ -301,16 +308,7 @@ def _penalty(known: _Peer, now_us: int) -> int:
     return whole - whole * rest_us // (2 * PENALTY_HALVES_US)  # straight between the halvings
 
 
-def _in_flight(known: _Peer, rtt: Rtt | None, now_us: int) -> int:
-    """Work given to it since the moment its state speaks of, in the order given; what ran meanwhile is off."""
-    spoken_us = known.state_us - (rtt.min_us if rtt else 0) if known.state else -1
-    return _own_work(known, now_us, since_us=spoken_us)
-
-
-def _own_work(known: _Peer, now_us: int, *, since_us: int = -1) -> int:
-    """What is left of the work given to it after `since_us`, if it runs without a pause in the order given."""
-    free_us = 0
-    for offered_us, busy_us in known.in_flight.values():
-        if offered_us > since_us:
-            free_us = max(free_us, offered_us) + busy_us
-    return max(0, free_us - now_us)
+def _spoken_us(known: _Peer) -> int:
+    """The moment its state speaks of, at the earliest."""
+    rtt = known.rtt.estimate()
+    return known.state_us - (rtt.min_us if rtt else 0) if known.state else -1

@@ -363,7 +363,9 @@ class _Errand:
     def _close(self) -> None:
         """Its streams are closed: what is still on its way is heard by nobody."""
         for attempt in self.offered:
-            self.requester.directory.on_ended(self.swarm.names[attempt.provider], attempt.id)
+            self.requester.directory.on_ended(
+                self.swarm.names[attempt.provider], attempt.id, self.swarm.clock.now_us
+            )
         self.attempt = None
 
     def _replan(self, excluded: frozenset[str]) -> list[Action]:
@@ -476,8 +478,9 @@ class _Errand:
         if attempt is not self.attempt:
             return
         directory, peer = self.requester.directory, self.swarm.names[attempt.provider]
-        directory.on_state(peer, state, self.swarm.clock.now_us)
-        directory.on_ended(peer, attempt.id)
+        now_us = self.swarm.clock.now_us
+        directory.on_ended(peer, attempt.id, now_us)  # it is not in the state that follows
+        directory.on_state(peer, state, now_us)
         self.swarm.ledger.refusals += 1
         self._carry_out(self.job.on_refused(busy=verdict.code == "busy", sentence=verdict.sentence))
 
@@ -502,12 +505,19 @@ class _Errand:
     def _on_start(self, attempt: Attempt) -> None:
         attempt.start_heard = True
         if attempt.accepted:
-            took_us = self.swarm.clock.now_us - attempt.accepted_us
-            peer = self.swarm.names[attempt.provider]
-            self.requester.directory.on_start(peer, attempt.promised_us, took_us)
+            now_us = self.swarm.clock.now_us
+            self.requester.directory.on_start(
+                self.swarm.names[attempt.provider],
+                attempt.id,
+                promised_us=attempt.promised_us,
+                took_us=now_us - attempt.accepted_us,
+                now_us=now_us,
+            )
 
     def _on_result(self, attempt: Attempt) -> None:
         if attempt is self.attempt:
+            peer = self.swarm.names[attempt.provider]
+            self.requester.directory.on_ended(peer, attempt.id, self.swarm.clock.now_us)
             self._carry_out(self.job.on_result())
 
     def _on_receipt(self, attempt: Attempt, sent_us: int) -> None:
@@ -543,7 +553,7 @@ class _Errand:
             return
         swarm = self.swarm
         swarm.ledger.losses[what] += 1
-        self.requester.directory.on_ended(swarm.names[attempt.provider], attempt.id)
+        self.requester.directory.on_ended(swarm.names[attempt.provider], attempt.id, swarm.clock.now_us)
         # Its stream closes; what nobody follows is dropped after a while.
         orphan_us = swarm.clock.now_us + self._round_trip_us(attempt) // 2 + ORPHAN_AFTER_US
         swarm.clock.at(orphan_us, swarm.providers[attempt.provider].cancel, attempt)
