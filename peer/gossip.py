@@ -14,8 +14,9 @@ from protocol.policy.lookups import Errand, Lookups, answer
 from protocol.policy.neighbours import CONNECTIONS, Changes, Neighbours
 from protocol.policy.prediction import Candidate
 from protocol.policy.rtt import Way
-from protocol.policy.shards import OFTEN_US, Shards
+from protocol.policy.shards import Shards
 from protocol.policy.sources import Allowance
+from protocol.policy.telling import Telling
 from protocol.wire.advert import (
     MAX_ADVERT_BYTES,
     MAX_SYNC_ADVERTS,
@@ -38,9 +39,6 @@ from .clock import now_us, wall_us
 from .network import HostError
 
 PUBLISH_SPREAD = (2 / 3, 4 / 3)  # of the mean interval, so that not everyone speaks at once
-PUBLISH_GAP_S = (
-    1.0  # between two adverts of one peer, however often it changes; more where adverts are seldom
-)
 ROUND_EVERY_S = 5.0  # expiry, the shard, lookups
 ERRANDS_PER_ROUND = 3  # 32 adverts of 180 s are asked for again in time
 RELAY_BURST, RELAY_EVERY_US = (
@@ -91,7 +89,8 @@ class Gossip:
         self._topics: tuple[str, ...] = ()  # listened to, the present depth first
         self._advert_bytes = MAX_ADVERT_BYTES // 4  # of our own, once it is made
         self._dialled: set[str] = set()
-        self._changed = Changed()
+        self._telling = Telling(now_us())
+        self._sooner = Changed()
         self._peers_changed = Changed()
         self._retry_at_s: dict[str, float] = {}
         self._pause_s: dict[str, float] = {}
@@ -99,8 +98,12 @@ class Gossip:
         host.set_handler(LOOKUP_PROTOCOL, self._answer_lookup)
 
     def renew(self) -> None:
-        """Our capabilities changed: tell everyone."""
-        self._changed.notify()
+        """Our capabilities changed: tell everyone, if not at once then soon."""
+        self._tell_sooner(urgent=False)
+
+    def _tell_sooner(self, *, urgent: bool) -> None:
+        if self._telling.on_change(urgent=urgent):
+            self._sooner.notify()
 
     def on_disconnected(self) -> None:
         """A connection ended: there may be reason to dial."""
@@ -157,13 +160,15 @@ class Gossip:
 
     async def _publish(self) -> None:
         while True:
+            while (left_us := self._telling.due_us - now_us()) > 0:
+                with trio.move_on_after(left_us / 1e6):
+                    await self._sooner.wait()
             data = self._sign().envelope.to_bytes()
+            interval_us = self.shards.pace(self._advert_bytes).interval_us
+            pause_us = int(interval_us * random.uniform(*PUBLISH_SPREAD))
+            self._telling.on_told(now_us(), pause_us, interval_us)
             for topic in self._topics:
                 await self._host.publish(topic, data)
-            interval_us = self.shards.pace(self._advert_bytes).interval_us
-            with trio.move_on_after(interval_us / 1e6 * random.uniform(*PUBLISH_SPREAD)):
-                await self._changed.wait()
-            await trio.sleep(PUBLISH_GAP_S * interval_us / OFTEN_US)
 
     def _valid(self, forwarder: str, _author: str, data: bytes) -> bool:
         """Whether to relay it.  An advert newer than we understand is worth relaying."""
@@ -262,7 +267,7 @@ class Gossip:
             candidates = self._directory.candidates(now_us(), own=False)
             known = [(candidate.peer, candidate.advert.shard_bits) for candidate in candidates]
             if self.shards.on_round(known, self._advert_bytes, now_us()):
-                self._changed.notify()
+                self._tell_sooner(urgent=True)
             await self._listen()
             strangers = self._host.connected() - {peer for peer, _ in known}
             if self.shards.bits and strangers:

@@ -23,6 +23,7 @@ from protocol.policy.prediction import CONNECT_ROUND_TRIPS
 from protocol.policy.queue import Queue, Refused
 from protocol.policy.selection import NoCandidate, Plan
 from protocol.policy.shortlist import Shortlists
+from protocol.policy.telling import Telling
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
 from protocol.wire.conversation import ACCEPT_WITHIN_US, START_SLACK_US
 from protocol.wire.hello import MODEL_ID_BYTES, LiveState
@@ -38,7 +39,6 @@ from .world import World
 # As peer/ has them; testnet does not import peer.
 BURST = 6  # pings when a link opens
 ORPHAN_AFTER_US = 15_000_000
-PUBLISH_GAP_US = 1_000_000
 UNUSED_AFTER_US = 50_000_000
 ADVERT_LIFETIME_S = 180
 
@@ -64,14 +64,14 @@ class Nearlight:
             for index in range(world.config.peers)
         ]
         self.adverts = [self._first_advert(index) for index in range(world.config.peers)]
-        self._told_us = [-PUBLISH_GAP_US] * world.config.peers
+        self._tellings = [Telling(0) for _ in range(world.config.peers)]
         self.names = [advert.peer for advert in self.adverts]
         self.number_of = {name: index for index, name in enumerate(self.names)}
         self.known_by = [list(world.peers_at(index)) for index in range(world.config.peers)]
         self.requesters = [_Requester(index, self) for index in range(world.config.requesters)]
         self._statements: dict[tuple[int, int], Statement] = {}
         for index in range(world.config.peers):
-            clock.at(self._advert_pause_us(), self._renew, index)
+            self._on_told(index)
         for index, away_us, back_us in world.leaves:
             clock.at(away_us, self._leave, index)
             clock.at(back_us, self._return, index)
@@ -127,27 +127,29 @@ class Nearlight:
             limits=Limits(pixels=1 << 20, steps=1000, prompt_bytes=2000, queue=16),
         )
 
-    def _advert_pause_us(self) -> int:
-        low, high = self.world.config.advert_every_s
-        return self.clock.now_us + int(self.dice.uniform(low, high) * 1e6)
+    def _on_told(self, index: int) -> None:
+        low_s, high_s = self.world.config.advert_every_s
+        pause_us, interval_us = int(self.dice.uniform(low_s, high_s) * 1e6), int((low_s + high_s) * 5e5)
+        self._tellings[index].on_told(self.clock.now_us, pause_us, interval_us)
+        self._look_at_telling(index)
 
-    def _renew(self, index: int) -> None:
-        self._publish(index)
-        self.clock.at(self._advert_pause_us(), self._renew, index)
+    def _look_at_telling(self, index: int) -> None:
+        self.clock.at(self._tellings[index].due_us, self._tell_if_due, index)
+
+    def _tell_if_due(self, index: int) -> None:
+        """Unless it was told sooner meanwhile: that looks again by itself."""
+        if self.clock.now_us >= self._tellings[index].due_us:
+            self._publish(index)
 
     def _on_capabilities(self, index: int) -> None:
-        """What is resident changed: tell, but not twice within PUBLISH_GAP_US."""
-        due_us = self._told_us[index] + PUBLISH_GAP_US
-        if due_us <= self.clock.now_us:
-            self._publish(index)
-        elif self._told_us[index] <= self.clock.now_us:
-            self._told_us[index] = due_us
-            self.clock.at(due_us, self._publish, index)
+        """What is resident changed."""
+        if self._tellings[index].on_change():
+            self._look_at_telling(index)
 
     def _publish(self, index: int) -> None:
+        self._on_told(index)
         if self.providers[index].gone:
             return
-        self._told_us[index] = max(self._told_us[index], self.clock.now_us)
         old = self.adverts[index]
         able = self._able(index, old.advert.sequence + 1)
         # The envelope is the first one's: it names the peer, and nobody here doubts it.
