@@ -9,9 +9,10 @@ import trio
 
 from protocol.errors import MalformedMessage, ProtocolError, RemoteProtocolError, UnknownCriticalField
 from protocol.policy.coordinates import Coordinates
+from protocol.policy.demand import Demand
 from protocol.policy.directory import Directory
 from protocol.policy.lookups import Errand, Lookups, answer
-from protocol.policy.neighbours import CONNECTIONS, Changes, Neighbours
+from protocol.policy.neighbours import Changes, Neighbours
 from protocol.policy.prediction import Candidate
 from protocol.policy.rtt import Way
 from protocol.policy.shards import Shards
@@ -68,16 +69,20 @@ class Gossip:
         private_key: bytes,
         able: Callable[[], Advert],
         provide: bool,
+        demand: Demand,
         on_fresh: Callable[[SignedAdvert, str | None], None],
         in_use: Callable[[str], bool] = lambda peer: False,
     ) -> None:
-        """`in_use`: whether a peer's connection carries something that should not be cut off."""
+        """`demand`: what this peer asks of others, and so how many it connects to.
+
+        `in_use`: whether a peer's connection carries something that should not be cut off."""
         self._host = host
         self._directory = directory
         self._network = network
         self._private_key = private_key
         self._able = able
         self._provide = provide
+        self._demand = demand
         self._on_fresh = on_fresh
         self._in_use = in_use
         self.coordinates = Coordinates(host.peer_id.encode())
@@ -295,7 +300,8 @@ class Gossip:
                     nursery.start_soon(self._host.disconnect, peer)
                 with trio.move_on_after(DIAL_EVERY_S):
                     await self._peers_changed.wait()
-                crowded = len(candidates) > CONNECTIONS <= len(self._host.connected())
+                wanted = self._demand.links(now_us())
+                crowded = len(candidates) > wanted <= len(self._host.connected())
                 await trio.sleep(CHOOSE_EVERY_S if crowded else random.uniform(0, DIAL_JITTER_S))
 
     def _choose(self, candidates: Sequence[Candidate], dialling: set[str]) -> Changes:
@@ -309,6 +315,7 @@ class Gossip:
             dialling=dialling,
             barred={peer for peer, at_s in self._retry_at_s.items() if at_s > trio.current_time()},
             droppable={peer for peer in self._dialled - busy if not self._in_use(peer)},
+            connections=self._demand.links(now_us()),
         )
 
     async def _dial(

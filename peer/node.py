@@ -9,7 +9,9 @@ from typing import Any
 import trio
 import trio.testing
 
+from protocol.policy.demand import Demand
 from protocol.policy.directory import Directory
+from protocol.policy.neighbours import CONNECTIONS, MOST_CONNECTIONS
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
 from protocol.wire.identity import peer_id_of, public_key_of
 from protocol.wire.statement import KINDS, MAX_PROMPT_BYTES
@@ -93,6 +95,7 @@ async def open_node(
     journal = Journal(config.home / JOURNAL_FILE)
     boot_epoch = next_boot_epoch(config.home)
     directory = Directory(own_peer)
+    demand = Demand(CONNECTIONS, MOST_CONNECTIONS)
     device = _chosen(config.device, devices)
     renderer = Renderer(device)
     speeds_of = " ".join([device, *(each.name for each in _used(devices, device)[:1])])
@@ -249,7 +252,8 @@ async def open_node(
                 able=able,
                 provide=config.provide,
                 on_fresh=on_fresh,
-                in_use=lambda peer: provider.talks_with(peer),
+                demand=demand,
+                in_use=lambda peer: provider.talks_with(peer) or requester.talks_with(peer),
             )
             work = Work(
                 private_key=private_key,
@@ -280,6 +284,7 @@ async def open_node(
                 host,
                 links,
                 directory,
+                demand=demand,
                 private_key=private_key,
                 network=config.network,
                 own_stream=own_stream,

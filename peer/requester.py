@@ -8,6 +8,7 @@ import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.policy.attention import AHEAD_OF_A_PLAN
+from protocol.policy.demand import Demand
 from protocol.policy.directory import Directory
 from protocol.policy.job import Action as JobAction
 from protocol.policy.job import (
@@ -72,6 +73,7 @@ class Requester:
         links: Links,
         directory: Directory,
         *,
+        demand: Demand,
         private_key: bytes,
         network: str,
         own_stream: Callable[[], Awaitable[Any]],
@@ -82,6 +84,8 @@ class Requester:
         self._host = host
         self._links = links
         self._directory = directory
+        self._demand = demand
+        self._lines: list[Line] = []  # open
         self._private_key = private_key
         self._key = public_key_of(private_key)
         self._network = network
@@ -97,6 +101,10 @@ class Requester:
 
     def statistics(self) -> dict[str, int]:
         return self._reach.statistics()
+
+    def talks_with(self, peer: str) -> bool:
+        """Whether a picture is being asked of `peer`."""
+        return any(line.session.peer == peer for line in self._lines)
 
     async def render(
         self, statement: Statement, job_id: str, *, remote: bool, events: Events, asked: Asked
@@ -243,6 +251,8 @@ class _Run:
         self._attempts.append(attempt)
         self._events.attempted(attempt)
         self._r._directory.on_offered(peer, attempt.id, choice.busy_us, now_us())
+        if peer != self._r._host.peer_id:
+            self._r._demand.on_offer(choice.busy_us, now_us())
         try:
             try:
                 await self._open(peer, attempt.unspanned_us)
@@ -321,11 +331,13 @@ class _Run:
         """A line to `peer`, which was needed since `began_us`."""
         await self._close()
         self._line = await self._r._reach.open(peer, fresh=fresh)
+        self._r._lines.append(self._line)
         self._span("dial", began_us, now_us())
 
     async def _close(self) -> None:
         line, self._line = self._line, None
         if line is not None:
+            self._r._lines.remove(line)
             await line.aclose()
 
     async def _converse(self, attempt: Attempt, line: Line, left_us: int, sent_us: int) -> list[JobAction]:

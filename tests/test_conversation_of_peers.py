@@ -20,6 +20,7 @@ from peer.task_stream import PeerLost, TaskStream
 from peer.work import ORPHAN_AFTER_US
 from protocol.errors import MalformedMessage, RemoteProtocolError
 from protocol.policy import shortlist
+from protocol.policy.demand import OVER_US
 from protocol.policy.timeline import ADVICE, EXECUTION
 from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role, State
 from protocol.wire.envelope import Domain, open_untrusted, seal
@@ -132,6 +133,28 @@ async def test_progress_and_previews_come_as_the_steps_do(autojump_clock, alice,
 
 async def test_the_nearer_of_two_equals_is_asked(autojump_clock, alice, near, far):
     assert providers(await alice.ask(), near)
+
+
+async def test_what_is_asked_of_others_is_demand_and_their_connection_is_in_use_meanwhile(
+    autojump_clock, alice, near
+):
+    used = []
+    near.work._on_receipt = _after(
+        near.work._on_receipt, lambda: used.append(alice.requester.talks_with(near.id))
+    )
+    drawn = await alice.ask()
+    busy_us = drawn.attempts[0].choice.busy_us
+    assert alice.demand.renderers(now_us()) == pytest.approx(busy_us / OVER_US, rel=0.2)
+    assert used == [True]
+    assert not alice.requester.talks_with(near.id)
+
+
+def _after(keep, note):
+    async def noted(*what):
+        note()
+        await keep(*what)
+
+    return noted
 
 
 async def test_a_peer_draws_for_itself_without_a_network(autojump_clock, world):

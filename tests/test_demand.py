@@ -27,7 +27,9 @@ def test_what_was_asked_long_ago_no_longer_counts():
 
 @given(st.lists(st.integers(0, 10**15), max_size=20))
 def test_however_much_is_asked_the_links_are_bounded(asked):
-    demand = Demand()
+    demand, small = Demand(), Demand(32, 112)
     for number, busy_us in enumerate(asked):
         demand.on_offer(busy_us, number)
+        small.on_offer(busy_us, number)
         assert LEAST_LINKS <= demand.links(number) <= MOST_LINKS
+        assert 32 <= small.links(number) <= 112

@@ -5,8 +5,10 @@ import random
 from protocol.policy.neighbours import (
     CONNECTIONS,
     FAR,
+    KEPT_US,
     LOT_EVERY_US,
     LOTS_EVERY_US,
+    MOST_CONNECTIONS,
     NEAR,
     SOURCE_SHARE,
     SWAP_EVERY_US,
@@ -105,7 +107,7 @@ def test_fakes_of_many_sources_cost_one_connection_at_a_time_and_none_that_was_m
 def test_of_two_alike_the_connected_stays():
     connected = [known(f"{number:03}", 0, rtt_us=10_000, connected=True) for number in range(CONNECTIONS)]
     others = [known(f"{number:03}", 9_000, rtt_us=9_000) for number in range(100, 160)]
-    ranked = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0)
+    ranked = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0, CONNECTIONS)
     assert all(int(peer) < 100 for peer in list(ranked)[:NEAR])
 
 
@@ -118,6 +120,37 @@ def test_only_connections_of_ones_own_that_carry_nothing_are_given_up_and_only_b
     drop = chosen(connected, droppable=everyone).drop
     assert 1 <= len(drop) <= 3
     assert chosen(connected[:CONNECTIONS], droppable=everyone).drop == ()
+
+
+def test_who_asks_much_connects_to_more_of_the_nearest_up_to_a_bound():
+    candidates = [known(f"{number:03}", 1000 * (number + 1)) for number in range(400)]
+    dial = chosen(candidates, connections=CONNECTIONS + 40).dial
+    assert dial[: NEAR + 40] == tuple(f"{number:03}" for number in range(NEAR + 40))
+    assert len(dial) == CONNECTIONS + 40
+    assert len(chosen(candidates, connections=10**9).dial) == MOST_CONNECTIONS
+    assert chosen(candidates, connections=0) == chosen(candidates)
+
+
+def test_what_was_dialled_for_much_demand_is_kept_for_a_while_after_it():
+    connected = [
+        known(f"{number:03}", 0, rtt_us=1000 * number, connected=True) for number in range(CONNECTIONS + 40)
+    ]
+    neighbours = Neighbours("me")
+
+    def dropped(connections, now_us):
+        changes = neighbours.changes(
+            connected,
+            bits=0,
+            coordinate=HERE,
+            now_us=now_us,
+            droppable={each.peer for each in connected},
+            connections=connections,
+        )
+        return len(changes.drop)
+
+    assert dropped(CONNECTIONS + 40, 0) == 0
+    assert dropped(CONNECTIONS, KEPT_US - 1) == 0
+    assert dropped(CONNECTIONS, KEPT_US) == 40
 
 
 def test_two_of_ones_own_shard_are_among_them():
@@ -141,7 +174,7 @@ def test_in_one_house_nobody_takes_turns():
         for number in range(CONNECTIONS)
     ]
     others = [known(f"{number:03}", 0, rtt_us=dice.randrange(300, 3_000)) for number in range(100, 118)]
-    wanted = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0)
+    wanted = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0, CONNECTIONS)
     assert sum(int(peer) >= 100 for peer in wanted) <= FAR
 
 

@@ -37,7 +37,9 @@ from peer.store.ledger import Ledger, ReceiptRecord
 from peer.store.models import LocalModel
 from peer.work import Work
 from protocol.policy.cost import USUAL
+from protocol.policy.demand import Demand
 from protocol.policy.directory import Directory
+from protocol.policy.neighbours import CONNECTIONS, MOST_CONNECTIONS
 from protocol.policy.timeline import Timeline
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert
 from protocol.wire.frames import FrameReader, pack
@@ -455,6 +457,7 @@ class Peer:
         self.id = peer_id_of(public_key_of(self.key))
         self.host = world.network.host(self.id)
         self.directory = Directory(self.id)
+        self.demand = Demand(CONNECTIONS, MOST_CONNECTIONS)
         self.renderer = FakeRenderer()
         self.journal = []  # (event, fields)
         self.receipts, self.settled, self.kept = {}, {}, []
@@ -480,6 +483,7 @@ class Peer:
             private_key=self.key,
             able=self._able,
             provide=provide,
+            demand=self.demand,
             on_fresh=lambda signed, note: None,
         )
         self.work = Work(
@@ -510,6 +514,7 @@ class Peer:
             self.host,
             self.links,
             self.directory,
+            demand=self.demand,
             private_key=self.key,
             network=NETWORK,
             own_stream=self._own_stream,

@@ -20,6 +20,12 @@ NEAR = 20
 MATES = 2  # of one's shard, by lot; as many choose us, and such a graph holds together
 FAR = 8  # of all, by lot: the swarm's graph holds together, and coordinates need the far as well as the near
 CONNECTIONS = NEAR + MATES + FAR
+MOST_CONNECTIONS = (
+    112  # of one that asks much: the further ones go to the nearest (protocol/policy/demand.py)
+)
+KEPT_US = (
+    300_000_000  # as many as were wanted then: who asks in bursts does not dial the same peers each time
+)
 SOURCE_SHARE = 4  # one source gets a fourth of each kind of place, and more only where nobody else wants it
 LOTS_EVERY_US = 1_800_000_000
 STAYS_PERCENT, STAYS_US = (
@@ -45,6 +51,8 @@ class Neighbours:
     def __init__(self, own_peer: str) -> None:
         self._own = own_peer
         self._swapped_us: int | None = None
+        self._connections = CONNECTIONS
+        self._connections_us = 0  # when so many were wanted last
         self._counts: Counter[str] = Counter()
 
     def changes(
@@ -57,25 +65,28 @@ class Neighbours:
         dialling: Collection[str] = (),
         barred: Collection[str] = (),
         droppable: Collection[str] = (),
+        connections: int = CONNECTIONS,
     ) -> Changes:
         """`candidates`: all who are known, without this peer, which is in a shard of `bits` bits at `coordinate`.
 
         `barred`: a dial failed lately.  `droppable`: connections that this peer opened and that nothing goes over.
+        `connections`: as many are wanted now; bounded, and fewer count only once no more were wanted for KEPT_US.
         """
+        connections = self._wanted_lately(connections, now_us)
         open_now = sum(candidate.connected for candidate in candidates)
         reachable = [each for each in candidates if each.connected or each.peer not in barred]
-        if len(reachable) <= CONNECTIONS:
+        if len(reachable) <= connections:
             wanted = {each.peer: SWAP_EVERY_US for each in reachable}
         else:
-            wanted = self._wanted(reachable, bits, coordinate, now_us)
+            wanted = self._wanted(reachable, bits, coordinate, now_us, connections)
         connected = {each.peer for each in reachable if each.connected}
         missing = [peer for peer in wanted if peer not in connected and peer not in dialling]
         drop: list[str] = []
-        if open_now > CONNECTIONS:
+        if open_now > connections:
             spare = [each for each in reachable if each.peer in droppable and each.peer not in wanted]
             spare.sort(key=lambda each: -_distance_us(each, coordinate))
-            drop = [each.peer for each in spare[: open_now - CONNECTIONS]]
-        room = CONNECTIONS - open_now - len(dialling)
+            drop = [each.peer for each in spare[: open_now - connections]]
+        room = connections - open_now - len(dialling)
         if (
             room <= 0
             and missing
@@ -89,10 +100,16 @@ class Neighbours:
     def statistics(self) -> dict[str, int]:
         return {name: self._counts[name] for name in ("swaps", "dropped")}
 
+    def _wanted_lately(self, connections: int, now_us: int) -> int:
+        bounded = max(CONNECTIONS, min(MOST_CONNECTIONS, connections))
+        if bounded >= self._connections or now_us >= self._connections_us + KEPT_US:
+            self._connections, self._connections_us = bounded, now_us
+        return self._connections
+
     def _wanted(
-        self, reachable: Sequence[Candidate], bits: int, coordinate: Coordinate, now_us: int
+        self, reachable: Sequence[Candidate], bits: int, coordinate: Coordinate, now_us: int, connections: int
     ) -> dict[str, int]:
-        """At most CONNECTIONS peers, those wanted most first; and how long after the last one may be swapped in (us)."""
+        """At most `connections` peers, those wanted most first; and how long after the last one may be swapped in (us)."""
         wanted: dict[str, int] = {}
         lot = b"%s %d " % (self._own.encode(), now_us // LOTS_EVERY_US)
 
@@ -106,8 +123,8 @@ class Neighbours:
             own = shard_of(place_of(self._own), bits)
             mates = [each for each in reachable if shard_of(place_of(each.peer), bits) == own]
             _take(mates, by_lot, MATES, wanted, SWAP_EVERY_US)
-        _take(reachable, by_distance, NEAR, wanted, SWAP_EVERY_US)
-        _take(reachable, by_lot, CONNECTIONS - len(wanted), wanted, LOT_EVERY_US)
+        _take(reachable, by_distance, NEAR + connections - CONNECTIONS, wanted, SWAP_EVERY_US)
+        _take(reachable, by_lot, connections - len(wanted), wanted, LOT_EVERY_US)
         return wanted
 
 
