@@ -82,7 +82,7 @@ async def crowd(autojump_clock, monkeypatch, nursery):
     monkeypatch.setattr(shards, "TOPIC_BYTES_PER_S", 200)
     monkeypatch.setattr(neighbours, "CONNECTIONS", 6)
     monkeypatch.setattr(neighbours, "NEAR", 3)
-    monkeypatch.setattr(gossip, "CONNECTIONS", 6)
+    monkeypatch.setattr("tests.world.CONNECTIONS", 6)
     world = World(nursery)
     peers = [
         Peer(world, f"peer {number}", provide=True, allow=(), models=(MODEL,), home=None)
