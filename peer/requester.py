@@ -15,9 +15,12 @@ from protocol.policy.job import (
     CancelAttempt,
     Finish,
     GiveUp,
+    HedgeAt,
     Job,
     MakeOffer,
     Penalise,
+    PlanHedge,
+    Prospect,
     Replan,
     ResumeTransfer,
     Tell,
@@ -192,6 +195,8 @@ class _Run:
                 self._events.told(self._name(sentence))
             case CancelAttempt():
                 await self._cancel()
+            case HedgeAt() | PlanHedge():
+                pass  # one attempt at a time: a late START is waited for as long as the conversation allows
         return []
 
     def _name(self, sentence: str) -> str:
@@ -242,7 +247,9 @@ class _Run:
         )
         self._events.planned(self._plan)
         self._span("plan", began_us, now_us())
-        return self._job.on_plan(self._choice.peer)
+        choice, now = self._choice, now_us()
+        heard_us = self._r._directory.heard_us(choice.peer)
+        return self._job.on_plan(Prospect.of(choice, heard_us=heard_us, now_us=now), now)
 
     async def _make_offer(self, peer: str, number: int, forced: bool) -> list[JobAction]:
         choice = self._choice
@@ -320,9 +327,9 @@ class _Run:
         self._r._directory.on_ended(attempt.choice.peer, attempt.id, now_us())
         if isinstance(exc, RemoteProtocolError):
             attempt.outcome = "bad"
-            actions = self._job.on_bad_result(f"what it sent does not hold ({exc})")
+            actions = self._job.on_bad_result(attempt.number, f"what it sent does not hold ({exc})")
         else:
-            actions = self._job.on_lost(str(exc), resumable=resumable)
+            actions = self._job.on_lost(attempt.number, str(exc), resumable=resumable)
         if not any(isinstance(action, ResumeTransfer) for action in actions):
             self._span(LOST_SPAN, attempt.unspanned_us, now_us())
         return actions
@@ -362,7 +369,7 @@ class _Run:
                         attempt.promised_us = message.wait_us + message.load_us
                         self._heard_span("offer", left_us, talk.heard_us, now)
                         attempt.unspanned_us = now
-                        job.on_accepted()
+                        job.on_accepted(attempt.number, now + attempt.promised_us)
                     self._keep_ready(peer)
                 case Refuse():
                     self._r._directory.on_ended(peer, attempt.id, now)  # it is not in the state that follows
@@ -371,8 +378,10 @@ class _Run:
                     self._heard_span("offer", left_us, talk.heard_us, now)
                     attempt.outcome, attempt.sentence = "refused", message.sentence
                     if resumed:
-                        return job.on_bad_result("it no longer has the picture")
-                    return job.on_refused(busy=message.code == "busy", sentence=message.sentence)
+                        return job.on_bad_result(attempt.number, "it no longer has the picture")
+                    return job.on_refused(
+                        attempt.number, busy=message.code == "busy", sentence=message.sentence
+                    )
                 case Loading():
                     pass
                 case Start():
@@ -382,6 +391,8 @@ class _Run:
                         self._r._directory.on_start(
                             peer, attempt.id, promised_us=promised_us, took_us=took_us, now_us=now
                         )
+                    if not resumed:
+                        job.on_start(attempt.number)
                 case Progress():
                     self._events.progressed(attempt.number, message)
                 case Failed():
@@ -389,14 +400,16 @@ class _Run:
                     self._span(LOST_SPAN, attempt.unspanned_us, now)
                     self._r._directory.on_ended(peer, attempt.id, now)
                     return job.on_failed(
-                        requesters_fault=message.fault == "requester", sentence=message.sentence
+                        attempt.number,
+                        requesters_fault=message.fault == "requester",
+                        sentence=message.sentence,
                     )
                 case Result():
                     if attempt.started_us is not None and attempt.ran_us is None:
                         attempt.ran_us = now - attempt.started_us
                     self._on_result(attempt, message, session, heard_remote_us)
                     self._r._directory.on_ended(peer, attempt.id, now)
-                    job.on_result()
+                    job.on_result(attempt.number)
                 case Chunk():
                     receiver = attempt.receiver
                     assert receiver is not None  # CHUNK follows RESULT: the conversation sees to it
@@ -469,7 +482,7 @@ class _Run:
         done_us = now_us()
         self._span("embed", saved_us, done_us)
         self._timeline.finish(done_us)
-        actions = self._job.on_checked()
+        actions = self._job.on_checked(attempt.number)
         self._drawn(attempt, whole)
         try:
             await line.talk.send(SettledMessage(envelope.to_bytes(), line.session.clock_us()))

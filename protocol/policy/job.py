@@ -1,6 +1,8 @@
 """One picture from "asked" to "checked", over as many attempts as it takes: events and `now` in, actions out.
 
 The shell carries the actions out and says what came of them; it decides nothing.  The simulation runs the same machine.
+Two attempts at most are under way at once: where a START is late, a second one is a hedge for the first.  Whichever starts
+first is the only one from then on, so what the other has done is at most one round trip of work, to the end of a step.
 """
 
 import enum
@@ -8,6 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..errors import LocalProtocolError
+from .prediction import NOT_RENDERING, UNKNOWN_RTT_US
+from .selection import BUSY_PERCENT, Choice
 
 MAX_REDIRECTS = 3  # polite refusals before the next offer is forced (no max_wait): measured, see selection
 MAX_ATTEMPTS = 8
@@ -17,16 +21,62 @@ REFUSED_AT_MOST = (
 # In simulation at load .6 and .85, beside once: p95 over the oracle 1.34 for 1.38, 1.40 for 1.43.
 MAX_RESUMES = 3  # of one attempt: a path that breaks more often is a lost peer
 RESUME_WITHIN_US = 10_000_000  # for a connection to come back before the result is rendered elsewhere
+MAX_HEDGES = 2  # of one job: what hedging may cost the swarm is bounded whatever the peers do
+HEDGE_SLACK_US = 50_000  # in simulation 50-250 ms beyond the round trips did alike; the least is the soonest
+HEDGE_RTT_PERCENT = (
+    120  # of the peer's round trip: START is on its way for half of one, and jitter is no lateness
+)
+STALE_US = (
+    5_000_000  # live state so old says little: where all seem busy as well, hedges made the waits longer
+)
 
 
 class State(enum.Enum):
     PLANNING = "planning"
-    OFFERED = "offered"
-    RUNNING = "running"
-    RECEIVING = "receiving"
+    WORKING = "working"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class Stage(enum.IntEnum):
+    """How far one attempt is known to be."""
+
+    OFFERED = 1
+    ACCEPTED = 2
+    STARTED = 3
+    RECEIVING = 4
+    ENDED = 5
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What selection expects of a peer, were it asked now."""
+
+    peer: str
+    rtt_us: int
+    start_in_us: int  # until it starts: dial, offer, wait and loading
+    rest_us: int  # from its start until the picture is here
+    busy: bool  # it lets a task wait: as the best of those left, so do the others
+    stale: bool  # of its live state nothing was heard for STALE_US
+
+    @property
+    def total_us(self) -> int:
+        return self.start_in_us + self.rest_us
+
+    @classmethod
+    def of(cls, choice: Choice, *, heard_us: int | None, now_us: int) -> "Prospect":
+        """`heard_us`: when its live state was; None: never."""
+        before = {"dial", "offer"} | NOT_RENDERING
+        start_in_us = sum(us for name, us in choice.spans if name in before)
+        return cls(
+            choice.peer,
+            UNKNOWN_RTT_US if choice.rtt_us is None else choice.rtt_us,
+            start_in_us,
+            choice.predicted_us - start_in_us,
+            busy=choice.wait_us > choice.busy_us * BUSY_PERCENT // 100,
+            stale=heard_us is None or now_us - heard_us > STALE_US,
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +93,26 @@ class MakeOffer:
     peer: str
     number: int  # of this attempt, from 1
     forced: bool
+    hedge: bool = False  # beside another
+
+
+@dataclass(frozen=True)
+class HedgeAt:
+    """Call `on_hedge_due` with this attempt at `at_us`, at once if that has passed.
+
+    A later one for the same attempt may replace it or not: what comes too early does nothing.
+    """
+
+    number: int
+    at_us: int
+
+
+@dataclass(frozen=True)
+class PlanHedge:
+    """Ask selection for the best without these peers; answer with `on_hedge_plan`."""
+
+    number: int  # of the attempt whose START is late
+    excluded: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -56,7 +126,10 @@ class ResumeTransfer:
 
 @dataclass(frozen=True)
 class CancelAttempt:
+    """Its picture is not wanted.  Should it be found lost before it said that it stopped, say so with `on_lost`."""
+
     peer: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -83,22 +156,64 @@ class GiveUp:
     sentence: str
 
 
-Action = Replan | MakeOffer | ResumeTransfer | CancelAttempt | Penalise | Tell | Finish | GiveUp
+Action = (
+    Replan
+    | MakeOffer
+    | HedgeAt
+    | PlanHedge
+    | ResumeTransfer
+    | CancelAttempt
+    | Penalise
+    | Tell
+    | Finish
+    | GiveUp
+)
+
+
+@dataclass
+class _Attempt:
+    number: int
+    peer: str
+    forced: bool
+    start_us: int  # when it is expected to start
+    rest_us: int
+    hedge: bool
+    grace_us: int  # by how much START may be late before that is taken for lateness
+    stage: Stage = Stage.OFFERED
+    outrun: bool = False  # another started first
+    resumes: int = 0
+    hedge_us: int = 0  # not to be hedged before
+
+    def expect_start(self, start_us: int) -> None:
+        self.start_us, self.hedge_us = start_us, start_us + self.grace_us
 
 
 class Job:
-    """The attempts at one picture.  `names` turns a peer id into what a person reads."""
+    """The attempts at one picture.  Events name the attempt by its number; those of one that has ended change nothing.
+
+    Raises LocalProtocolError for what cannot have happened: an attempt never made, or an event out of its order.
+    """
 
     def __init__(self) -> None:
         self.state = State.PLANNING
-        self.attempts = 0
-        self._peer: str | None = None
+        self.hedges = 0
+        self._attempts: list[_Attempt] = []  # number n at n - 1
         self._tried: set[str] = set()  # never again in this job
         self._refused: Counter[str] = Counter()  # by how often it was busy
         self._asked_again = False  # those that were all busy
         self._redirects = 0
-        self._resumes = 0
+        self._hedging: int | None = None  # the attempt for which PlanHedge was not answered yet
         self._last_sentence = ""
+
+    @property
+    def attempts(self) -> int:
+        """Made so far."""
+        return len(self._attempts)
+
+    @property
+    def under_way(self) -> tuple[int, ...]:
+        """The numbers of the attempts that have not ended."""
+        return tuple(attempt.number for attempt in self._alive())
 
     @property
     def over(self) -> bool:
@@ -107,13 +222,12 @@ class Job:
     def start(self) -> list[Action]:
         return [self._replan()]
 
-    def on_plan(self, peer: str) -> list[Action]:
-        """Selection chose `peer`."""
+    def on_plan(self, prospect: Prospect, now_us: int) -> list[Action]:
+        """Selection chose this peer."""
         self._expect(State.PLANNING)
-        self.state, self._peer = State.OFFERED, peer
-        self.attempts += 1
-        self._resumes = 0
-        return [MakeOffer(peer, self.attempts, forced=self._redirects >= MAX_REDIRECTS)]
+        self.state = State.WORKING
+        attempt = self._attempt(prospect, now_us, forced=self._redirects >= MAX_REDIRECTS, hedge=False)
+        return [MakeOffer(attempt.peer, attempt.number, attempt.forced), *self._hedge_later()]
 
     def on_no_candidate(self, sentence: str) -> list[Action]:
         """Selection found nobody.  Peers that were only busy are asked again, and then may not refuse for that."""
@@ -124,61 +238,124 @@ class Job:
             return [self._replan()]
         return self._give_up(self._last_sentence or sentence)
 
-    def on_accepted(self) -> list[Action]:
-        self._expect(State.OFFERED)
-        self.state = State.RUNNING
-        return []
+    def on_hedge_due(self, number: int, now_us: int) -> list[Action]:
+        """`HedgeAt` came."""
+        attempt = self._of(number)
+        if not self._hedgeable(attempt) or now_us < attempt.hedge_us:
+            return []
+        self._hedging = number
+        return [PlanHedge(number, self._excluded() | self._refused.keys() | {attempt.peer})]
 
-    def on_result(self) -> list[Action]:
-        """The picture is rendered and its bytes are on their way."""
-        self.state = State.RECEIVING
-        return []
+    def on_hedge_plan(self, prospect: Prospect | None, now_us: int) -> list[Action]:
+        """The best of the others; None: there is none.
 
-    def on_refused(self, *, busy: bool, sentence: str) -> list[Action]:
+        Who is late by so much is expected to be late by as much again: the other is asked if it would be here sooner.
+        If not, it is looked at again when it would be, or when twice as late: so seldom, and never much too late.
+        """
+        number, self._hedging = self._hedging, None
+        if number is None:
+            raise LocalProtocolError("no plan for a hedge was asked for")
+        waiting = self._of(number)
+        if not self._hedgeable(waiting) or now_us < waiting.hedge_us:
+            return self._hedge_later()  # something was heard meanwhile
+        late_us = now_us - waiting.start_us
+        worth_us = (
+            prospect.total_us - waiting.rest_us if prospect else 0
+        )  # so late, it is as good as the other
+        if prospect is None or late_us <= worth_us or (prospect.busy and prospect.stale):
+            waiting.hedge_us = waiting.start_us + max(2 * late_us, worth_us + 1)
+            return self._hedge_later()
+        self.hedges += 1
+        hedge = self._attempt(prospect, now_us, forced=False, hedge=True)
+        return [
+            Tell("it has not started in time; asking another peer as well"),
+            MakeOffer(hedge.peer, hedge.number, hedge.forced, hedge=True),
+        ]
+
+    def on_accepted(self, number: int, start_us: int) -> list[Action]:
+        """It promised to start by `start_us`."""
+        attempt = self._of(number)
+        if attempt.stage is Stage.ENDED:
+            return []
+        self._expect_stage(attempt, Stage.OFFERED)
+        attempt.stage = Stage.ACCEPTED
+        attempt.expect_start(start_us)
+        return self._hedge_later()
+
+    def on_start(self, number: int) -> list[Action]:
+        """It renders."""
+        attempt = self._of(number)
+        if attempt.stage is Stage.ENDED:
+            return []
+        self._expect_stage(attempt, Stage.ACCEPTED)
+        attempt.stage = Stage.STARTED
+        return self._outrun_others(attempt)
+
+    def on_result(self, number: int) -> list[Action]:
+        """The picture is rendered and its bytes are on their way; also said when a transfer is resumed."""
+        attempt = self._of(number)
+        if attempt.stage is Stage.ENDED:
+            return []
+        self._expect_stage(attempt, Stage.ACCEPTED, Stage.STARTED, Stage.RECEIVING)
+        attempt.stage = Stage.RECEIVING
+        return self._outrun_others(attempt)
+
+    def on_refused(self, number: int, *, busy: bool, sentence: str) -> list[Action]:
         """`busy`: another time it might; otherwise it never will for this picture."""
-        peer = self._current()
-        self._last_sentence = sentence
+        attempt = self._of(number)
+        if not self._end(attempt, sentence):
+            return []
         if not busy:
-            self._tried.add(peer)
+            self._tried.add(attempt.peer)
         else:
-            self._refused[peer] += REFUSED_AT_MOST if self._redirects >= MAX_REDIRECTS else 1
-            self._redirects += 1
+            self._refused[attempt.peer] += REFUSED_AT_MOST if attempt.forced else 1
+            self._redirects += not attempt.hedge
         return self._again(f"refused: {sentence}")
 
-    def on_failed(self, *, requesters_fault: bool, sentence: str) -> list[Action]:
+    def on_failed(self, number: int, *, requesters_fault: bool, sentence: str) -> list[Action]:
         """The provider ended the work without a picture."""
-        peer = self._current()
-        self._last_sentence = sentence
+        attempt = self._of(number)
+        if not self._end(attempt, sentence):
+            return []
         if requesters_fault:
             return self._give_up(sentence)
-        self._tried.add(peer)
-        return [Penalise(peer), *self._again(f"failed: {sentence}")]
+        self._tried.add(attempt.peer)
+        return [Penalise(attempt.peer), *self._again(f"failed: {sentence}")]
 
-    def on_lost(self, what: str, *, resumable: bool = True) -> list[Action]:
+    def on_lost(self, number: int, what: str, *, resumable: bool = True) -> list[Action]:
         """The connection broke, or nothing was heard for too long; `what` says which.  It is not known what ran.
 
         Not `resumable`: it had RESUME_WITHIN_US to come back, and did not.
         """
-        peer = self._current()
-        if resumable and self.state is State.RECEIVING and self._resumes < MAX_RESUMES:
-            self._resumes += 1
+        attempt = self._of(number)
+        if resumable and attempt.stage is Stage.RECEIVING and attempt.resumes < MAX_RESUMES:
+            attempt.resumes += 1
             return [
                 Tell("the connection broke while the picture was coming; fetching the rest"),
-                ResumeTransfer(peer, self.attempts, RESUME_WITHIN_US),
+                ResumeTransfer(attempt.peer, number, RESUME_WITHIN_US),
             ]
-        self._tried.add(peer)
-        self._last_sentence = what
-        return [Penalise(peer), *self._again(what)]
+        if attempt.outrun:  # late is no fault, but gone is gone, whoever came first
+            attempt.outrun = False
+            return [Penalise(attempt.peer)]
+        if not self._end(attempt, what):
+            return []
+        self._tried.add(attempt.peer)
+        return [Penalise(attempt.peer), *self._again(what)]
 
-    def on_bad_result(self, sentence: str) -> list[Action]:
+    def on_bad_result(self, number: int, sentence: str) -> list[Action]:
         """What came does not hold: a wrong signature, hash, size or format."""
-        peer = self._current()
-        self._tried.add(peer)
-        self._last_sentence = sentence
-        return [Penalise(peer), *self._again(sentence)]
+        attempt = self._of(number)
+        if not self._end(attempt, sentence):
+            return []
+        self._tried.add(attempt.peer)
+        return [Penalise(attempt.peer), *self._again(sentence)]
 
-    def on_checked(self) -> list[Action]:
-        self._expect(State.RECEIVING)
+    def on_checked(self, number: int) -> list[Action]:
+        attempt = self._of(number)
+        if attempt.stage is Stage.ENDED:
+            return []
+        self._expect_stage(attempt, Stage.RECEIVING)
+        attempt.stage = Stage.ENDED
         self.state = State.DONE
         return [Finish()]
 
@@ -186,29 +363,90 @@ class Job:
         """The person no longer wants it."""
         if self.over:
             return []
-        working = self.state in (State.OFFERED, State.RUNNING, State.RECEIVING)
         self.state = State.CANCELLED
-        return [CancelAttempt(self._current())] if working else []
+        return self._cancel(self._alive())
+
+    def _attempt(self, prospect: Prospect, now_us: int, *, forced: bool, hedge: bool) -> _Attempt:
+        grace_us = HEDGE_SLACK_US + prospect.rtt_us * HEDGE_RTT_PERCENT // 100
+        attempt = _Attempt(
+            self.attempts + 1,
+            prospect.peer,
+            forced,
+            start_us=0,
+            rest_us=prospect.rest_us,
+            hedge=hedge,
+            grace_us=grace_us,
+        )
+        attempt.expect_start(now_us + prospect.start_in_us)
+        self._attempts.append(attempt)
+        return attempt
+
+    def _alive(self) -> list[_Attempt]:
+        return [attempt for attempt in self._attempts if attempt.stage is not Stage.ENDED]
+
+    def _hedgeable(self, attempt: _Attempt) -> bool:
+        """It waits for its START, alone, and one more may be made."""
+        return (
+            attempt.stage < Stage.STARTED
+            and len(self._alive()) == 1
+            and self._hedging is None
+            and self.hedges < MAX_HEDGES
+            and self.attempts < MAX_ATTEMPTS
+        )
+
+    def _hedge_later(self) -> list[Action]:
+        return [HedgeAt(each.number, each.hedge_us) for each in self._alive() if self._hedgeable(each)]
+
+    def _outrun_others(self, first: _Attempt) -> list[Action]:
+        others = [each for each in self._alive() if each is not first]
+        for each in others:
+            each.outrun = True
+        return self._cancel(others)
+
+    def _cancel(self, attempts: list[_Attempt]) -> list[Action]:
+        for attempt in attempts:
+            attempt.stage = Stage.ENDED
+        return [CancelAttempt(attempt.peer, attempt.number) for attempt in attempts]
+
+    def _end(self, attempt: _Attempt, sentence: str) -> bool:
+        """Whether that is news: not of one that had ended, which is then known not to be lost."""
+        attempt.outrun = False
+        if attempt.stage is Stage.ENDED:
+            return False
+        attempt.stage = Stage.ENDED
+        self._last_sentence = sentence
+        return True
 
     def _again(self, why: str) -> list[Action]:
+        if self._alive():
+            return [Tell(f"{why.removesuffix('.')}; another peer is at it"), *self._hedge_later()]
         if self.attempts >= MAX_ATTEMPTS:
             return self._give_up(f"{MAX_ATTEMPTS} attempts did not give a picture; the last one {why}")
-        self.state, self._peer = State.PLANNING, None
+        self.state = State.PLANNING
         return [Tell(f"{why.removesuffix('.')}; asking another peer"), self._replan()]
 
     def _give_up(self, sentence: str) -> list[Action]:
         self.state = State.FAILED
-        return [GiveUp(sentence)]
+        return [*self._cancel(self._alive()), GiveUp(sentence)]
 
     def _replan(self) -> Replan:
-        busy = {peer for peer, times in self._refused.items() if times >= REFUSED_AT_MOST}
-        return Replan(frozenset(self._tried | busy))
+        return Replan(self._excluded())
 
-    def _current(self) -> str:
-        if self._peer is None:
-            raise LocalProtocolError("no attempt is under way")
-        return self._peer
+    def _excluded(self) -> frozenset[str]:
+        busy = {peer for peer, times in self._refused.items() if times >= REFUSED_AT_MOST}
+        return frozenset(self._tried | busy)
+
+    def _of(self, number: int) -> _Attempt:
+        if not 1 <= number <= self.attempts:
+            raise LocalProtocolError(f"attempt {number} was not made")
+        return self._attempts[number - 1]
 
     def _expect(self, state: State) -> None:
         if self.state is not state:
             raise LocalProtocolError(f"a job that is {self.state.value} was told of something {state.value}")
+
+    def _expect_stage(self, attempt: _Attempt, *stages: Stage) -> None:
+        if attempt.stage not in stages:
+            raise LocalProtocolError(
+                f"attempt {attempt.number} is {attempt.stage.name.lower()} already, or not yet"
+            )
