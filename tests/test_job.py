@@ -558,7 +558,7 @@ class Swarm:
     def _hold(self):
         job, alive = self.job, self.job.under_way
         assert len(alive) <= 2
-        assert len(job._attempts) == len(self.far) <= MAX_ATTEMPTS
+        assert len(job._attempts) == len(self.far) <= MAX_ATTEMPTS + job.hedges
         assert job.hedges <= MAX_HEDGES
         if any(self.far[number - 1] in ("started", "received") for number in alive):
             assert len(alive) == 1  # nobody is left to do the same again

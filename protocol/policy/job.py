@@ -14,7 +14,7 @@ from .prediction import NOT_RENDERING, UNKNOWN_RTT_US
 from .selection import BUSY_PERCENT, Choice
 
 MAX_REDIRECTS = 3  # polite refusals before the next offer is forced (no max_wait): measured, see selection
-MAX_ATTEMPTS = 8
+MAX_ATTEMPTS = 8  # hedges not counted
 REFUSED_AT_MOST = (
     2  # times by one peer in one job: its REFUSE told how busy it is, so it may still be the best known.
 )
@@ -385,13 +385,12 @@ class Job:
         return [attempt for attempt in self._attempts if attempt.stage is not Stage.ENDED]
 
     def _hedgeable(self, attempt: _Attempt) -> bool:
-        """It waits for its START, alone, and one more may be made."""
+        """It waits for its START, alone, and one more hedge may be made."""
         return (
             attempt.stage < Stage.STARTED
             and len(self._alive()) == 1
             and self._hedging is None
             and self.hedges < MAX_HEDGES
-            and self.attempts < MAX_ATTEMPTS
         )
 
     def _hedge_later(self) -> list[Action]:
@@ -420,8 +419,8 @@ class Job:
     def _again(self, why: str) -> list[Action]:
         if self._alive():
             return [Tell(f"{why.removesuffix('.')}; another peer is at it"), *self._hedge_later()]
-        if self.attempts >= MAX_ATTEMPTS:
-            return self._give_up(f"{MAX_ATTEMPTS} attempts did not give a picture; the last one {why}")
+        if self.attempts - self.hedges >= MAX_ATTEMPTS:
+            return self._give_up(f"{self.attempts} attempts did not give a picture; the last one {why}")
         self.state = State.PLANNING
         return [Tell(f"{why.removesuffix('.')}; asking another peer"), self._replan()]
 
