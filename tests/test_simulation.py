@@ -53,8 +53,8 @@ def test_each_request_ends_at_most_once_and_no_provider_runs_two(policy, trouble
     assert done + result.unfinished == result.requests
     if not trouble:
         assert result.unfinished == 0
-        assert len(runs) == result.requests
-        assert result.wasted_fraction == 0
+        assert 0 <= len(runs) - result.requests <= ledger.hedges
+        assert result.wasted_fraction <= 0.02
     runs.sort()
     for (here, _, ended_us), (there, began_us, _) in itertools.pairwise(runs):
         assert here != there or ended_us <= began_us

@@ -22,13 +22,11 @@ REFUSED_AT_MOST = (
 MAX_RESUMES = 3  # of one attempt: a path that breaks more often is a lost peer
 RESUME_WITHIN_US = 10_000_000  # for a connection to come back before the result is rendered elsewhere
 MAX_HEDGES = 2  # of one job: what hedging may cost the swarm is bounded whatever the peers do
-HEDGE_SLACK_US = 50_000  # in simulation 50-250 ms beyond the round trips did alike; the least is the soonest
+HEDGE_SLACK_US = 50_000  # beyond the round trips: of the 50-250 ms that are usual, the least
 HEDGE_RTT_PERCENT = (
     120  # of the peer's round trip: START is on its way for half of one, and jitter is no lateness
 )
-STALE_US = (
-    5_000_000  # live state so old says little: where all seem busy as well, hedges made the waits longer
-)
+STALE_US = 5_000_000  # live state is meant to be 2-5 s old; at 10 s and load .85 hedges made waits longer
 
 
 class State(enum.Enum):

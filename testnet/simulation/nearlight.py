@@ -13,9 +13,12 @@ from protocol.policy.job import (
     CancelAttempt,
     Finish,
     GiveUp,
+    HedgeAt,
     Job,
     MakeOffer,
     Penalise,
+    PlanHedge,
+    Prospect,
     Replan,
     ResumeTransfer,
 )
@@ -305,10 +308,9 @@ class _Errand:
     """One request on its way through its job: what `peer/requester.py` calls a run."""
 
     __slots__ = (
-        "attempt",
+        "done",
         "job",
         "offered",
-        "offered_us",
         "plan",
         "request",
         "requester",
@@ -322,9 +324,8 @@ class _Errand:
         self.swarm = swarm
         self.statement = swarm.statement(request)
         self.job = Job()
-        self.attempt: Attempt | None = None
+        self.done: Attempt | None = None
         self.offered: list[Attempt] = []
-        self.offered_us = 0
         self.plan: Plan | None = None
 
     def begin(self) -> None:
@@ -342,24 +343,30 @@ class _Errand:
         match action:
             case Replan(excluded):
                 return self._replan(excluded)
-            case MakeOffer(peer, _, forced):
-                self._make_offer(peer, forced)
+            case MakeOffer(peer, number, forced, hedge):
+                swarm.ledger.hedges += hedge
+                self._make_offer(peer, number, forced)
             case ResumeTransfer():
                 # The process that had the result is gone: a new one does not know it, and none answers at all.
-                assert self.attempt is not None
-                swarm.clock.at(now_us + action.within_us, self._on_lost, self.attempt, "not resumed", False)
+                attempt = self.offered[action.number - 1]
+                swarm.clock.at(now_us + action.within_us, self._on_lost, attempt, "not resumed", False)
+            case HedgeAt(number, at_us):
+                swarm.clock.at(max(now_us, at_us), self._hedge_due, number)
+            case PlanHedge(_, excluded):
+                prospect = self._prospect(excluded)
+                return self.job.on_hedge_plan(None if isinstance(prospect, str) else prospect, now_us)
             case Penalise(peer):
                 self.requester.directory.on_penalty(peer, now_us)
             case GiveUp():
                 swarm.ledger.on_given_up(self.request)
                 self._close()
             case Finish():
-                assert self.attempt is not None
-                swarm.costs.useful_us += self.attempt.spent_us
-                swarm.ledger.on_done(self.attempt, self.offered_us, now_us)
+                assert self.done is not None
+                swarm.costs.useful_us += self.done.spent_us
+                swarm.ledger.on_done(self.done, self.done.offered_us, now_us)
                 self._close()
-            case CancelAttempt():
-                raise AssertionError("nobody cancels a job here")
+            case CancelAttempt(_, number):
+                self._cancel(self.offered[number - 1])
         return []
 
     def _close(self) -> None:
@@ -368,9 +375,38 @@ class _Errand:
             self.requester.directory.on_ended(
                 self.swarm.names[attempt.provider], attempt.id, self.swarm.clock.now_us
             )
-        self.attempt = None
+
+    def _alive(self, attempt: Attempt) -> bool:
+        return attempt.number in self.job.under_way
+
+    def _hedge_due(self, number: int) -> None:
+        self._carry_out(self.job.on_hedge_due(number, self.swarm.clock.now_us))
+
+    def _cancel(self, attempt: Attempt) -> None:
+        """It was late; CANCEL is on its way, behind the offer."""
+        swarm, directory, now_us = self.swarm, self.requester.directory, self.swarm.clock.now_us
+        peer = swarm.names[attempt.provider]
+        if attempt.accepted:
+            directory.on_start(  # so late at least
+                peer,
+                attempt.id,
+                promised_us=attempt.promised_us,
+                took_us=now_us - attempt.accepted_us,
+                now_us=now_us,
+            )
+        directory.on_ended(peer, attempt.id, now_us)
+        swarm.costs.messages["cancel"] += 1
+        at_us = max(now_us + self._round_trip_us(attempt) // 2, attempt.arrives_us)
+        swarm.clock.at(at_us, swarm.providers[attempt.provider].cancel, attempt)
 
     def _replan(self, excluded: frozenset[str]) -> list[Action]:
+        prospect = self._prospect(excluded)
+        if isinstance(prospect, str):
+            return self.job.on_no_candidate(prospect)
+        return self.job.on_plan(prospect, self.swarm.clock.now_us)
+
+    def _prospect(self, excluded: frozenset[str]) -> Prospect | str:
+        """The best of a new plan; or why there is none."""
         requester, now_us = self.requester, self.swarm.clock.now_us
         try:
             self.plan = requester.shortlists.plan(
@@ -382,20 +418,21 @@ class _Errand:
                 seed=self.swarm.dice.getrandbits(63),
             )
         except NoCandidate as exc:
-            return self.job.on_no_candidate(str(exc))
+            return str(exc)
         self.requester.attention.on_plan(choice.peer for choice in self.plan.ranked)
-        return self.job.on_plan(self.plan.ranked[0].peer)
+        best = self.plan.ranked[0]
+        return Prospect.of(best, heard_us=requester.directory.heard_us(best.peer), now_us=now_us)
 
-    def _make_offer(self, peer: str, forced: bool) -> None:
+    def _make_offer(self, peer: str, number: int, forced: bool) -> None:
         swarm, directory = self.swarm, self.requester.directory
         assert self.plan is not None
         choice = self.plan.ranked[0]
-        now_us = self.offered_us = swarm.clock.now_us
+        now_us = swarm.clock.now_us
         provider = swarm.number_of[peer]
         swarm.attempts += 1
         attempt = Attempt(swarm.attempts, self.request, provider, swarm.world, self, again=False)
         attempt.statement = self.statement
-        self.attempt = attempt
+        attempt.number, attempt.offered_us = number, now_us
         self.offered.append(attempt)
         directory.on_offered(peer, attempt.id, choice.busy_us, now_us)
         self.requester.demand.on_offer(choice.busy_us, now_us)
@@ -412,8 +449,9 @@ class _Errand:
             sent_us = self.requester.stream_us(peer, rtt_us)
         swarm.costs.messages["offer"] += 1
         attempt.heard_us = sent_us
+        attempt.arrives_us = sent_us + rtt_us // 2 + swarm.world.offer_us
         swarm.clock.at(
-            sent_us + rtt_us // 2 + swarm.world.offer_us,
+            attempt.arrives_us,
             self._at_provider,
             attempt,
             None if forced else choice.max_wait_us,
@@ -477,17 +515,21 @@ class _Errand:
     # at the requester
 
     def _on_refused(self, attempt: Attempt, verdict: Refused, state: LiveState) -> None:
-        if attempt is not self.attempt:
+        attempt.answered = True
+        if not self._alive(attempt):
             return
         directory, peer = self.requester.directory, self.swarm.names[attempt.provider]
         now_us = self.swarm.clock.now_us
         directory.on_ended(peer, attempt.id, now_us)  # it is not in the state that follows
         directory.on_state(peer, state, now_us)
         self.swarm.ledger.refusals += 1
-        self._carry_out(self.job.on_refused(busy=verdict.code == "busy", sentence=verdict.sentence))
+        self._carry_out(
+            self.job.on_refused(attempt.number, busy=verdict.code == "busy", sentence=verdict.sentence)
+        )
 
     def _on_accepted(self, attempt: Attempt, wait_us: int, load_us: int, state: LiveState) -> None:
-        if attempt is not self.attempt:
+        attempt.answered = True
+        if not self._alive(attempt):
             return
         directory, peer = self.requester.directory, self.swarm.names[attempt.provider]
         now_us = self.swarm.clock.now_us
@@ -495,7 +537,7 @@ class _Errand:
         known = directory.rtt(peer)
         by_us = now_us + wait_us + load_us + START_SLACK_US + (known.min_us + known.jitter_us if known else 0)
         self.swarm.clock.at(by_us, self._no_start, attempt)
-        self._carry_out(self.job.on_accepted())
+        self._carry_out(self.job.on_accepted(attempt.number, now_us + wait_us + load_us))
         attempt.accepted = True
         attempt.promised_us, attempt.accepted_us = wait_us + load_us, now_us
         self.requester.open_ahead(peer, self._round_trip_us(attempt))
@@ -515,16 +557,19 @@ class _Errand:
                 took_us=now_us - attempt.accepted_us,
                 now_us=now_us,
             )
+        if self._alive(attempt):
+            self._carry_out(self.job.on_start(attempt.number))
 
     def _on_result(self, attempt: Attempt) -> None:
-        if attempt is self.attempt:
+        if self._alive(attempt):
             peer = self.swarm.names[attempt.provider]
             self.requester.directory.on_ended(peer, attempt.id, self.swarm.clock.now_us)
-            self._carry_out(self.job.on_result())
+            self._carry_out(self.job.on_result(attempt.number))
 
     def _on_receipt(self, attempt: Attempt, sent_us: int) -> None:
-        if attempt is not self.attempt:
+        if not self._alive(attempt):
             return
+        self.done = attempt
         swarm, speeds = self.swarm, self.requester.directory.speeds
         swarm.costs.messages["receipt"] += 1
         swarm.costs.messages["settled"] += 1
@@ -540,23 +585,26 @@ class _Errand:
         if rtt is not None:
             moved_us = swarm.clock.now_us - sent_us
             speeds.on_transfer(peer, world.result_bytes, moved_us, rtt_us=rtt.min_us)
-        self._carry_out(self.job.on_checked())
+        self._carry_out(self.job.on_checked(attempt.number))
 
     def _no_accept(self, attempt: Attempt) -> None:
-        if attempt is self.attempt and not attempt.accepted:
+        if not attempt.answered:
             self._on_lost(attempt, "nothing was heard in time while waiting for accept", True)
 
     def _no_start(self, attempt: Attempt) -> None:
-        if attempt is self.attempt and not attempt.start_heard:
+        if self._alive(attempt) and not attempt.start_heard:
             self._on_lost(attempt, "nothing was heard in time while waiting for start", True)
 
     def _on_lost(self, attempt: Attempt, what: str, resumable: bool) -> None:
-        if attempt is not self.attempt or self.job.over:
-            return
         swarm = self.swarm
+        if not self._alive(attempt):
+            actions = self.job.on_lost(attempt.number, what)
+            swarm.ledger.losses[what] += bool(actions)
+            self._carry_out(actions)
+            return
         swarm.ledger.losses[what] += 1
         self.requester.directory.on_ended(swarm.names[attempt.provider], attempt.id, swarm.clock.now_us)
         # Its stream closes; what nobody follows is dropped after a while.
         orphan_us = swarm.clock.now_us + self._round_trip_us(attempt) // 2 + ORPHAN_AFTER_US
         swarm.clock.at(orphan_us, swarm.providers[attempt.provider].cancel, attempt)
-        self._carry_out(self.job.on_lost(what, resumable=resumable))
+        self._carry_out(self.job.on_lost(attempt.number, what, resumable=resumable))

@@ -32,9 +32,9 @@ class Attempt:
     """One request given to one provider."""
 
     __slots__ = (
-        "accepted", "accepted_us", "arrived_us", "began_us", "ended", "heard_us", "id", "loaded_us", "model", "owner",
-        "peer", "promised_us", "provider", "request", "requester", "slip", "spent_us", "start_heard", "started_us",
-        "statement", "steps", "stop_asked",
+        "accepted", "accepted_us", "answered", "arrived_us", "arrives_us", "began_us", "ended", "heard_us", "id",
+        "loaded_us", "model", "number", "offered_us", "owner", "peer", "promised_us", "provider", "request", "requester",
+        "slip", "spent_us", "start_heard", "started_us", "statement", "steps", "stop_asked",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,8 @@ class Attempt:
     ) -> None:
         asked = world.requests
         self.id = identity.to_bytes(16, "big")
+        self.number = 0  # of those of its request
+        self.offered_us = 0
         self.request = request
         self.requester = asked.requester[request]
         self.provider = provider
@@ -52,7 +54,9 @@ class Attempt:
         self.peer = name_of(self.requester)  # the requester, to the queue
         self.statement: Statement | None = None
         self.heard_us = 0  # what the requester heard last; no message of a connection overtakes another
+        self.arrives_us = 0  # when its offer is there
         self.arrived_us = 0
+        self.answered = False
         self.began_us = -1  # it was taken from the queue
         self.loaded_us = 0
         self.started_us = -1
