@@ -16,7 +16,7 @@ from .failed import NOT_DONE, WRONG_USAGE, failed
 from .interrupts import SIGNAL_EXIT_CODE, run_until_signal
 from .packets import BadRecord
 from .processes import AlreadyUp
-from .run_folder import remove_leftovers
+from .run_folder import tidy
 from .swarm import MAX_PEERS, Swarm, SwarmConfig, SwarmError, swarm
 
 
@@ -103,8 +103,7 @@ async def up(options: argparse.Namespace) -> int:
 
     async def until_a_peer_leaves() -> int:
         nonlocal ready
-        for left in await trio.to_thread.run_sync(remove_leftovers):
-            playing.tell(f"Removed {left}, which a testnet that was killed had left behind.")
+        await tidy(playing.tell)
         try:
             async with swarm(config) as running:
                 print(_as_json(running) if options.json else _as_text(running), flush=True)

@@ -18,7 +18,7 @@ import trio
 from . import playing, processes, topology, tun
 from .failed import NOT_DONE, failed
 from .net import MAX_HOSTS, CannotEmulate, Network, RouterDied, open_network
-from .run_folder import PEERS, remove_leftovers, run_folder
+from .run_folder import PEERS, run_folder, tidy
 from .swarm import SwarmConfig, SwarmError, swarm
 
 PORT = 9000
@@ -163,8 +163,7 @@ def _bits_s(mbit_s: float) -> int:
 
 async def goodput(options: argparse.Namespace) -> int:
     """Exit code: 0 where the flow gets its rate and the router takes no more than it may."""
-    for left in await trio.to_thread.run_sync(remove_leftovers):
-        playing.tell(f"Removed {left}, which a testnet that was killed had left behind.")
+    await tidy(playing.tell)
     found, problem = None, ""
     try:
         found = await among_peers(options.peers, options.rtt_ms, options.rate)

@@ -19,7 +19,7 @@ from .brokerage import Brokerage, open_brokerage
 from .net import Network, open_network
 from .outcome import Drawn, Happened, Judged, Outcome, Task, judge
 from .paces import Paces
-from .run_folder import PEERS, remove_leftovers, run_folder
+from .run_folder import PEERS, run_folder, tidy
 from .scenario import ACTIVE, Event, Job, Loaded, Scenario
 from .swarm import Peer, PeerSettings, Swarm, SwarmConfig, SwarmError, swarm
 
@@ -80,8 +80,7 @@ async def run(
     """
     if loaded.scenario.needs_links and not emulate:
         raise stated.BadScenario(f"{loaded.name} changes links, which plain loopback cannot do.")
-    for left in await trio.to_thread.run_sync(remove_leftovers):
-        tell(f"Removed {left}, which a run that was killed had left behind.")
+    await tidy(tell)
     with run_folder(out) as folder:
         async with _network(loaded.scenario, seed, emulate, folder) as network:
             return await _Run(loaded, seed, folder, network, tell, on_clock).run()

@@ -3,9 +3,11 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import trio
 
 from . import processes
 
@@ -49,6 +51,12 @@ def remove_leftovers() -> list[Path]:
         shutil.rmtree(left, ignore_errors=True)  # another one that just starts may be at it too
         removed.append(left)
     return removed
+
+
+async def tidy(tell: Callable[[str], None]) -> None:
+    """`remove_leftovers`, and tells of each."""
+    for left in await trio.to_thread.run_sync(remove_leftovers):
+        tell(f"Removed {left}, which a testnet that was killed had left behind.")
 
 
 @contextmanager

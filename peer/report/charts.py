@@ -51,7 +51,7 @@ def short(job: Job) -> str:
 
 def phases(jobs: Sequence[Job], found: Figures, width: int) -> str:
     """A bar for each of the latest jobs, and one of the medians over all."""
-    shown = [job for job in jobs if job.done and job.phases_us][-MAX_ROWS:]
+    shown = _latest(jobs)
     whose = [_whose(job, len({each.by for each in shown}) > 1 and width > 400) for job in shown]
     most, right = (230, 64) if width > 400 else (84, 54)
     left = min(most, max(60.0, LETTER_PX * max(map(len, whose)) + 12))
@@ -81,8 +81,16 @@ def phases(jobs: Sequence[Job], found: Figures, width: int) -> str:
         parts.append(text(end + 5, y + 10, milliseconds(wall_ms), "start", "tick"))
     words = ", ".join(f"{PHASE_WORDS[name]} {milliseconds(ms)}" for name, ms in found.phases_ms.items())
     return chart(
-        width, top + 46 + ROW_PX * len(shown), f"Stacked bars of {len(shown)} jobs. Medians: {words}.", parts
+        width, _phases_height(len(shown)), f"Stacked bars of {len(shown)} jobs. Medians: {words}.", parts
     )
+
+
+def _latest(jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if job.done and job.phases_us][-MAX_ROWS:]
+
+
+def _phases_height(rows: int) -> int:
+    return 76 + ROW_PX * rows
 
 
 def plot(part: Part, found: Figures, style: str, mark: str) -> str:
@@ -96,15 +104,14 @@ def plot(part: Part, found: Figures, style: str, mark: str) -> str:
         items.append(text(at + 20, 56 + 20 * row, PHASE_WORDS[phase], "start", "tick"))
         at += room + 10
     top = 66 + 20 * row
-    drawn = phases(part.jobs, found, width)
-    height = top + int(drawn.split('height="', 1)[1].split('"', 1)[0]) + 6
+    height = top + _phases_height(len(_latest(part.jobs))) + 6
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">{mark}'
         f"<style>{style}</style>"
         + element("rect", x=0, y=0, width=width, height=height, rx=10, class_="paper")
         + text(12, 28, f"Where the time went: {part.name}", "start", "strong")
         + "".join(items)
-        + f'<g transform="translate(0 {top})">{drawn}</g></svg>'
+        + f'<g transform="translate(0 {top})">{phases(part.jobs, found, width)}</g></svg>'
     )
 
 

@@ -81,6 +81,7 @@ class Streams:
             del self._peers[peer]
 
     def talks_with(self, peer: str) -> bool:
+        """A task is under way on a stream of this peer."""
         streams = self._peers.get(peer)
         return streams is not None and bool(streams.talking)
 

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number("--models", int, "N", "how many models, asked for by Zipf's law")
     number("--warm-slots", int, "N", "models that a provider holds in memory")
     pair("--cold-s", "to load a model")
-    number("--state-every-s", float, "S", "live state to those who are active")
+    number("--state-every-s", float, "S", "live state to those who are active, of the baselines")
     pair("--advert-every-s", "capabilities to everyone")
     number("--known", int, "N", "providers that one requester keeps measured, however little it asks")
     number("--jitter", float, "SHARE", "of each round trip, beside that between slices")
