@@ -117,6 +117,7 @@ SHARDED_ADVERT = SignedAdvert.sign(
 )  # fmt: skip
 FIND = Find(place=place_of(REQUESTER), near=COORDINATE, model=MODEL, at_most=8)
 SIGNED_OFFER = SignedOffer.sign(OFFER, network=NETWORK, private_key=REQUESTER_SEED)
+DUE_OFFER = SignedOffer.sign(replace(OFFER, due_us=41_000_000), network=NETWORK, private_key=REQUESTER_SEED)
 SIGNED_RECEIPT = SignedReceipt.sign(RECEIPT, network=NETWORK, private_key=PROVIDER_SEED)
 SETTLED = Settled(ATTEMPT, SIGNED_RECEIPT.envelope.hash, True)
 SETTLED_ENVELOPE = SETTLED.sign(network=NETWORK, private_key=REQUESTER_SEED)
@@ -158,6 +159,7 @@ VECTORS = {
     "sync_reply": ("frame answering it (section 7)", pack(advert.sync_reply([SIGNED_ADVERT.envelope]))),
     "statement": (f"statement; SHA-256 {STATEMENT.hash.hex()} (section 8)", STATEMENT.to_bytes()),
     "offer": ("offer envelope signed by the requester (section 8)", SIGNED_OFFER.envelope.to_bytes()),
+    "offer_due": ("the same with a deadline (section 8)", DUE_OFFER.envelope.to_bytes()),
     "receipt": ("receipt envelope signed by the provider (section 10)", SIGNED_RECEIPT.envelope.to_bytes()),
     "settled": ("settled envelope signed by the requester (section 10)", SETTLED_ENVELOPE.to_bytes()),
     "manifest": (f"manifest; model id {MODEL.hex()} (section 14)", MANIFEST.to_bytes()),

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -258,3 +258,223 @@ class QueueMachine(RuleBasedStateMachine):
 
 QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestQueueMachine = QueueMachine.TestCase
+
+
+# deadlines
+
+
+def lax(queue, attempt, due_us, now_us=0, cost_us=S):
+    verdict = queue.offer(attempt.encode(), attempt[0], cost_us, None, now_us, due_us=due_us)
+    assert isinstance(verdict, Accepted)
+    return verdict.wait_us
+
+
+def test_a_task_with_a_deadline_that_leaves_time_is_told_to_wait_half_of_it():
+    queue = filled("a1")
+    queue.next(0)
+    assert lax(queue, "b1", 10 * S) == S + 4 * S
+    assert queue.wait_of_us(b"b1", S // 2) == 5 * S - S // 2
+    assert queue.wait_us("c", 0) == 2 * S  # nobody waits for it longer than without
+    assert queue.offer(b"c1", "c", S, 3 * S, 0, due_us=20 * S) == Accepted(3 * S)
+
+
+def test_what_starts_at_once_is_told_so_whatever_its_deadline():
+    assert lax(Queue(), "a1", 10 * S) == 0
+
+
+def test_who_would_be_late_in_turn_goes_before_those_who_have_time():
+    queue = filled("a1")
+    queue.next(0)
+    assert lax(queue, "b1", 4 * S) == 2 * S
+    assert lax(queue, "c1", 2 * S, cost_us=S // 2) == S + S // 4  # "b1" starts at 1.5 s
+    queue.on_finished(b"a1", S)
+    assert drained(queue, S) == ["c1", "b1"]
+
+
+def test_nobody_is_overtaken_who_would_start_later_than_he_was_told():
+    queue = filled("a1", "b1")
+    queue.next(0)
+    refused = queue.offer(b"c1", "c", S, None, 0, due_us=2 * S)
+    assert refused == Refused("busy", "It would be ready in 3.00 s, and is of no use after 2.00 s.")
+    queue.on_finished(b"a1", 0)  # a second sooner than was expected
+    queue.next(0)
+    assert isinstance(queue.offer(b"d1", "d", S, None, 0), Accepted)  # told to start when "b1" is through
+    queue.on_progress(b"b1", 0, S // 4)  # that is, soon
+    assert queue.offer(b"c1", "c", S, None, S // 4, due_us=S // 4 + S).code == "busy"
+    assert lax(queue, "c1", S, now_us=S // 4, cost_us=S // 2) == 0
+    assert queue.wait_of_us(b"d1", S // 4) == S // 2
+
+
+def test_who_overtook_has_no_turn_until_its_task_would_have_ended_and_the_others_have_caught_up():
+    queue = filled("a1")
+    queue.next(0)
+    lax(queue, "b1", 60 * S)
+    lax(queue, "c1", 2 * S)  # in its turn it would have ended at 3 s, and costs the others one
+    queue.on_finished(b"a1", S)
+    assert queue.next(S) == b"c1"
+    queue.on_finished(b"c1", 2 * S)
+    lax(queue, "d1", 60 * S, now_us=2 * S)
+    assert queue.offer(b"c2", "c", S // 2, None, 2 * S, due_us=4 * S).code == "busy"
+    assert lax(queue, "e1", 4 * S, now_us=2 * S, cost_us=S // 2) < 2 * S
+    assert queue.offer(b"c2", "c", S // 4, None, 4 * S - 1, due_us=6 * S).code == "busy"
+    assert lax(queue, "c2", 6 * S, now_us=4 * S, cost_us=S // 4) < 2 * S
+
+
+def test_a_deadline_helps_nobody_before_its_own_tasks():
+    queue = filled("a1")
+    queue.next(0)
+    lax(queue, "b1", 60 * S)
+    assert queue.offer(b"a2", "a", S, None, 0, due_us=2 * S).code == "busy"
+
+
+def test_what_cannot_be_in_time_even_with_luck_is_given_up():
+    queue = filled("a1")
+    queue.next(0)
+    lax(queue, "b1", 3 * S)
+    assert queue.late(2 * S + S // 10) == ()
+    assert queue.late(2 * S + S // 10 + 1) == (b"b1",)
+    assert queue.state(b"b1") is State.CANCELLED
+    assert queue.late(9 * S) == ()
+
+
+def test_a_running_task_is_given_up_when_its_steps_show_that_it_takes_too_long():
+    queue = Queue()
+    lax(queue, "a1", 2 * S)
+    queue.next(0)
+    assert queue.late(S) == ()
+    queue.on_progress(b"a1", 5 * S, S // 2)
+    assert queue.late(S // 2) == (b"a1",)
+    assert queue.late(S) == ()
+    assert queue.running == b"a1"
+    queue.on_finished(b"a1", S)
+
+
+def test_a_task_may_be_put_behind_all_that_wait():
+    queue = filled("a1", "a2", "a3")
+    queue.next(0)
+    assert queue.offer(b"b1", "b", S, None, 0, last=True) == Accepted(3 * S)
+    assert isinstance(queue.offer(b"c1", "c", S, None, 0), Accepted)
+    queue.on_finished(b"a1", S)
+    assert drained(queue, S) == ["c1", "a2", "a3", "b1"]
+
+
+def test_the_renderers_own_work_is_waited_for_like_a_task():
+    queue = Queue(QueueLimits(waiting=0))
+    queue.on_own_work(S, 0)
+    assert queue.wait_us("a", S // 4) == 3 * S // 4
+    assert queue.wait_us("a", 2 * S) == S
+    assert queue.offer(b"a1", "a", S, None, 0).code == "busy"
+    queue.on_own_work(None, 2 * S)
+    assert queue.offer(b"a1", "a", S, None, 2 * S) == Accepted(0)
+
+
+class DeadlineMachine(RuleBasedStateMachine):
+    """Tasks that take as long as was expected: whoever had no other task here starts when told, whatever others say."""
+
+    def __init__(self):
+        super().__init__()
+        self.queue, self.now, self.count = Queue(), 0, 0
+        self.told, self.due, self.cost, self.offered_us = {}, {}, {}, {}
+        self.ends_us = None
+
+    def tasks_of(self, requester):
+        return [attempt for attempt in self.told if attempt.startswith(requester.encode())]
+
+    @rule(
+        requester=st.sampled_from("abcdef"),
+        cost=st.integers(1, 30),
+        max_wait=st.none() | st.integers(0, 60),
+        slack=st.none() | st.integers(-10, 90),
+    )
+    def offer(self, requester, cost, max_wait, slack):
+        attempt, self.count = f"{requester}{self.count}".encode(), self.count + 1
+        due_us = None if slack is None else self.now + cost + slack
+        alone = not self.tasks_of(requester)
+        turn_us = self.queue._turn_us(requester, self.now)
+        verdict = self.queue.offer(attempt, requester, cost, max_wait, self.now, due_us=due_us)
+        if isinstance(verdict, Accepted):
+            assert max_wait is None or verdict.wait_us <= max_wait
+            assert due_us is None or self.now + verdict.wait_us + cost <= due_us
+            assert self.queue.wait_of_us(attempt, self.now) == verdict.wait_us
+            kept = alone and turn_us <= self.now
+            self.told[attempt] = self.now + verdict.wait_us if kept else None
+            self.due[attempt], self.cost[attempt], self.offered_us[attempt] = due_us, cost, self.now
+            self.take()
+
+    @precondition(lambda self: self.told)
+    @rule(data=st.data())
+    def cancel(self, data):
+        attempt = data.draw(st.sampled_from(sorted(self.told)))
+        if self.queue.cancel(attempt, self.now) == "queued":
+            del self.told[attempt]
+
+    @rule(us=st.integers(1, 40))
+    def wait(self, us):
+        until = self.now + us
+        while self.ends_us is not None and self.ends_us <= until:
+            self.now = self.ends_us
+            attempt = self.queue.running
+            assert self.told[attempt] is None or self.due[attempt] is None or self.now <= self.due[attempt]
+            self.queue.on_finished(attempt, self.now)
+            del self.told[attempt]
+            self.ends_us = None
+            self.take()
+        self.now = until
+
+    def take(self):
+        for attempt in self.queue.late(self.now):
+            assert self.told.pop(attempt) is None  # of whoever has no other task here, none is given up
+        attempt = self.queue.next(self.now)
+        if attempt is not None:
+            told = self.told[attempt]
+            assert told is None or self.now <= told
+            self.ends_us = self.now + self.cost[attempt]
+
+
+DeadlineMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestDeadlineMachine = DeadlineMachine.TestCase
+
+
+def served(costs, slack_of, *, until=600):
+    """Work done for each requester, who always has one task here, and at first states a deadline that leaves `slack_of` it.
+
+    Who is refused for its deadline offers the same again without.
+    """
+    queue, now, done, count = Queue(), 0, dict.fromkeys(costs, 0), 0
+
+    def offer(requester):
+        nonlocal count
+        slack = slack_of[requester]
+        for due_us in ([] if slack is None else [now + costs[requester] + slack]) + [None]:
+            attempt, count = f"{requester}{count}".encode(), count + 1
+            verdict = queue.offer(attempt, requester, costs[requester], None, now, due_us=due_us)
+            if isinstance(verdict, Accepted):
+                return
+
+    for requester in costs:
+        offer(requester)
+    while now < until:
+        assert queue.late(now) == ()
+        attempt = queue.next(now)
+        requester = attempt.decode()[0]
+        now += costs[requester]
+        queue.on_finished(attempt, now)
+        queue.released(now)
+        done[requester] += costs[requester]
+        offer(requester)
+    return done
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    costs=st.lists(st.integers(1, 30), min_size=2, max_size=6),
+    slacks=st.lists(st.none() | st.integers(0, 400), min_size=6, max_size=6),
+    lie=st.integers(0, 100),
+)
+def test_no_lie_about_a_deadline_gets_anyone_more_of_the_renderer_nor_starves_another(costs, slacks, lie):
+    costs = dict(zip("abcdef", costs, strict=False))
+    said = dict(zip("abcdef", slacks, strict=True))
+    honest = served(costs, dict.fromkeys(costs))
+    lying = served(costs, said | {"a": lie})
+    for requester, cost in costs.items():
+        assert abs(lying[requester] - honest[requester]) <= 2 * cost, (requester, lying, honest)

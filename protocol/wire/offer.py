@@ -29,9 +29,10 @@ class Offer:
     max_wait_us: int | None  # refuse rather than start later than this; None: whenever you can
     price_cap_millionths: int | None = None
     value_of_time_millionths: int = 0  # credits x 10^-6 that a second is worth to the requester
+    due_us: int | None = None  # as expires_us: of no use where RESULT is said later; None: whenever it comes
 
     def to_value(self) -> Value:
-        return {
+        value: dict[str, Value] = {
             "statement": self.statement.to_bytes(),
             "provider": self.provider,
             "boot_id": self.boot_id,
@@ -41,6 +42,9 @@ class Offer:
             "price_cap_millionths": self.price_cap_millionths,
             "value_of_time_millionths": self.value_of_time_millionths,
         }
+        if self.due_us is not None:
+            value["~due_us"] = self.due_us
+        return value
 
     @classmethod
     def from_untrusted(cls, value: Value) -> Self:
@@ -56,6 +60,7 @@ class Offer:
                 "price_cap_millionths", lambda key: fields.integer(key, 0, U64)
             ),
             value_of_time_millionths=fields.integer("value_of_time_millionths", 0, U64),
+            due_us=fields.maybe("~due_us", lambda key: fields.integer(key, 0, MAX_US)),
         )
         fields.end()
         return offer

@@ -47,6 +47,7 @@ FAILURES = frozenset(
         "load_failed",
         "shutting_down",
         "internal",
+        "late",  # only where the offer stated `~due_us`
     }
 )
 FAULTS = frozenset({"provider", "requester", "nobody"})
