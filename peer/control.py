@@ -33,7 +33,7 @@ async def ask_own(config: PeerConfig, kind: str, body: Mapping[str, Value], on_e
     silent: OnEvent = lambda _kind, _body: None  # noqa: E731
     asked_us = body.get("~asked_us")
     began_us = asked_us if isinstance(asked_us, int) else now_us()
-    async with _running_node(config, silent) as service:
+    async with _running_node(config, silent, rejoin=False) as service:
         started_us = now_us()
         if config.join and kind in ("render", "quote", "swarm"):
             await _wait_known(service._node)
@@ -52,7 +52,7 @@ async def ask_own(config: PeerConfig, kind: str, body: Mapping[str, Value], on_e
 
 async def serve(config: PeerConfig, on_event: OnEvent) -> None:
     """Runs the daemon until SIGINT or SIGTERM; UserError if it cannot start."""
-    async with _running_node(config, on_event) as service:
+    async with _running_node(config, on_event, rejoin=True) as service:
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 await nursery.start(_listen, config.home, service)
@@ -63,7 +63,7 @@ async def serve(config: PeerConfig, on_event: OnEvent) -> None:
 
 
 @asynccontextmanager
-async def _running_node(config: PeerConfig, on_event: OnEvent) -> AsyncIterator[Any]:
+async def _running_node(config: PeerConfig, on_event: OnEvent, *, rejoin: bool) -> AsyncIterator[Any]:
     from .node import open_node
     from .service import Service
     from .store.identity import (
@@ -78,7 +78,7 @@ async def _running_node(config: PeerConfig, on_event: OnEvent) -> AsyncIterator[
     try:
         with HomeLock(config.home):
             private_key = load_or_create_identity(config.home)
-            async with open_node(config, private_key, on_event) as node:
+            async with open_node(config, private_key, on_event, rejoin=rejoin) as node:
                 yield Service(node)
     except* (AlreadyRunning, KeyFileError, BootEpochError, LedgerError) as group:
         raise UserError(str(_first(group)), LOCAL_SETUP) from None

@@ -25,10 +25,11 @@ from .errors import LOCAL_SETUP, UserError
 from .gossip import Gossip
 from .groups import is_their_fault
 from .host import Host, open_host
+from .joining import Joining
 from .journal import FILE as JOURNAL_FILE
 from .journal import Journal
 from .link import Links
-from .network import CannotListen, HostConfig, HostError
+from .network import CannotListen, HostConfig
 from .provider import Provider
 from .renderer.client import Renderer
 from .renderer.devices import detect, total_memory_bytes
@@ -42,7 +43,6 @@ from .work import Task, Work
 
 ADVERT_LIFETIME_S = 180  # three missed adverts
 LIMITS = Limits(pixels=2048 * 2048, steps=200, prompt_bytes=MAX_PROMPT_BYTES, queue=16)
-JOIN_EVERY_S = 5.0
 MAX_ADVERTISED_SPEEDS = 4
 
 
@@ -85,9 +85,12 @@ class Node:
 
 @asynccontextmanager
 async def open_node(
-    config: PeerConfig, private_key: bytes, on_event: Callable[[str, dict[str, Any]], None]
+    config: PeerConfig, private_key: bytes, on_event: Callable[[str, dict[str, Any]], None], *, rejoin: bool
 ) -> AsyncIterator[Node]:
-    """A peer that listens, gossips and, if the configuration says so, provides; UserError if it cannot."""
+    """A peer that listens, gossips and, if the configuration says so, provides; UserError if it cannot.
+
+    `rejoin`: it gets in touch with peers it knew before, if none that it was told to join is there.
+    """
     own_peer = peer_id_of(public_key_of(private_key))
     models = await trio.to_thread.run_sync(_scan, config)
     devices = await trio.to_thread.run_sync(detect)
@@ -170,17 +173,6 @@ async def open_node(
         journal_write(
             "peer_known", peer=peer, name=signed.advert.name, rtt_us=rtt.min_us, known=len(known_with_rtt)
         )
-
-    async def join() -> None:
-        """Keeps trying the bootstrap peers while nobody is connected."""
-        while True:
-            if not host.connected():
-                for address in config.join:
-                    try:
-                        await host.dial(address)
-                    except HostError as exc:
-                        journal_write("join_failed", address=address, why=str(exc))
-            await trio.sleep(JOIN_EVERY_S if host.connected() else JOIN_EVERY_S / 5)
 
     async def keep_provided(task: Task, envelope: bytes) -> None:
         record = ReceiptRecord(task.attempt, "provider", task.requester, wall_us(), envelope)
@@ -303,9 +295,18 @@ async def open_node(
             await nursery.start(gossip.run)
             await nursery.start(work.run)
             await nursery.start(requester.run)
-            nursery.start_soon(join)
+            joining = Joining(
+                host,
+                directory,
+                ledger,
+                addresses=config.join,
+                rejoin=rejoin,
+                journal=journal_write,
+            )
+            nursery.start_soon(joining.run)
             on_event("listening", {"addresses": list(host.addresses), "join": list(host.addresses)})
             yield node
+            await joining.remember()
             await trio.to_thread.run_sync(keep, ledger, speeds_of, directory.speeds, own_peer)
             journal_write("stopped")
             nursery.cancel_scope.cancel()

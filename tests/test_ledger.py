@@ -122,9 +122,10 @@ def test_a_provider_keeps_no_offer():
 
 def test_known_peers_are_bounded_and_the_oldest_goes(ledger, monkeypatch):
     monkeypatch.setattr(ledger_module, "MAX_KNOWN_PEERS", 3)
-    for number in range(5):
-        ledger.put_peer(KnownPeer(f"peer{number}", (f"/ip4/10.0.0.{number}/tcp/1",), number))
-    ledger.put_peer(KnownPeer("peer2", ("/ip4/10.0.0.9/tcp/1",), 9))
+    ledger.put_peers(
+        KnownPeer(f"peer{number}", (f"/ip4/10.0.0.{number}/tcp/1",), number) for number in range(5)
+    )
+    ledger.put_peers([KnownPeer("peer2", ("/ip4/10.0.0.9/tcp/1",), 9)])
     assert [known.peer for known in ledger.known_peers()] == ["peer2", "peer4", "peer3"]
     assert ledger.known_peers()[0].addresses == ("/ip4/10.0.0.9/tcp/1",)
 

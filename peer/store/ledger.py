@@ -227,12 +227,12 @@ class Ledger:
 
     # peers
 
-    def put_peer(self, known: KnownPeer) -> None:
-        """Adds or replaces a known peer; beyond MAX_KNOWN_PEERS the one seen longest ago is forgotten."""
+    def put_peers(self, known: Iterable[KnownPeer]) -> None:
+        """Adds or replaces known peers; beyond MAX_KNOWN_PEERS those seen longest ago are forgotten."""
         with self._transaction() as database:
-            database.execute(
+            database.executemany(
                 "INSERT OR REPLACE INTO peers VALUES (?, ?, ?)",
-                (known.peer, _json(known.addresses), known.last_seen_us),
+                [(each.peer, _json(each.addresses), each.last_seen_us) for each in known],
             )
             database.execute(
                 "DELETE FROM peers WHERE peer IN (SELECT peer FROM peers ORDER BY last_seen_us DESC LIMIT -1 OFFSET ?)",

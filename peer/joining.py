@@ -1,0 +1,95 @@
+"""Getting to know somebody: whom this peer was told to join, else those it was in touch with when it last ran."""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from protocol.policy.directory import Directory
+
+from .addresses import dialable_from_advert
+from .clock import wall_us
+from .host import Host
+from .network import HostError
+from .store.ledger import KnownPeer, Ledger
+
+JOIN_EVERY_S = 5.0
+JOIN_AGAIN_S = 1.0  # while nobody is connected
+REMEMBERED = 16  # so many of those seen last are tried, all at once
+AGAIN_S = (5.0, 300.0)  # the pause before they are tried again doubles from the first to the second
+DIAL_WITHIN_S = 5.0
+
+
+class Joining:
+    """Run `run` in a nursery; call `remember` once more when the peer stops."""
+
+    def __init__(
+        self,
+        host: Host,
+        directory: Directory,
+        ledger: Ledger,
+        *,
+        addresses: Sequence[str],
+        rejoin: bool,
+        journal: Callable[..., None],
+    ) -> None:
+        """`addresses`: whom to join, multiaddrs.  `rejoin`: where none of them answers, also whom it knew before."""
+        self._host = host
+        self._directory = directory
+        self._ledger = ledger
+        self._addresses = addresses
+        self._rejoin = rejoin
+        self._journal = journal
+        self._kept: frozenset[str] = frozenset()
+        self._retry_at_s, self._pause_s = trio.current_time(), AGAIN_S[0]
+
+    async def run(self) -> None:
+        """Keeps trying while nobody is connected, and keeps in the ledger who is."""
+        while True:
+            if not self._host.connected():
+                await self._join()
+            await self.remember()
+            await trio.sleep(JOIN_EVERY_S if self._host.connected() else JOIN_AGAIN_S)
+
+    async def remember(self) -> None:
+        """Writes down those connected of whom an advert tells the addresses, if others are than when it last did."""
+        adverts = {peer: self._directory.signed_advert(peer) for peer in self._host.connected()}
+        known = frozenset(peer for peer, signed in adverts.items() if signed)
+        if known <= self._kept:
+            return
+        self._kept = known
+        seen_us = wall_us()
+        records = [
+            KnownPeer(peer, signed.advert.addresses, seen_us) for peer, signed in adverts.items() if signed
+        ]
+        await trio.to_thread.run_sync(self._ledger.put_peers, records)
+
+    async def _join(self) -> None:
+        for address in self._addresses:
+            try:
+                await self._host.dial(address)
+            except HostError as exc:
+                self._journal("join_failed", address=address, why=str(exc))
+        if self._host.connected():
+            self._pause_s = AGAIN_S[0]
+        elif self._rejoin and trio.current_time() >= self._retry_at_s:
+            await self._dial_remembered()
+            self._retry_at_s = trio.current_time() + self._pause_s
+            self._pause_s = min(AGAIN_S[1], 2 * self._pause_s)
+
+    async def _dial_remembered(self) -> None:
+        known = await trio.to_thread.run_sync(self._ledger.known_peers)
+        async with trio.open_nursery() as nursery:
+            for each in known[:REMEMBERED]:
+                nursery.start_soon(self._dial, each)
+
+    async def _dial(self, known: KnownPeer) -> None:
+        for address in known.addresses:
+            if not address.endswith(f"/p2p/{known.peer}"):
+                continue
+            if not dialable_from_advert(address, own_addresses=self._host.addresses):
+                continue
+            try:
+                await self._host.dial(address, timeout_s=DIAL_WITHIN_S)
+                return
+            except HostError as exc:
+                self._journal("join_failed", address=address, why=str(exc))
