@@ -71,9 +71,10 @@ class Gossip:
         provide: bool,
         demand: Demand,
         on_fresh: Callable[[SignedAdvert, str | None], None],
+        on_sought: Callable[[bytes], None] = lambda model: None,
         in_use: Callable[[str], bool] = lambda peer: False,
     ) -> None:
-        """`demand`: what this peer asks of others, and so how many it connects to.
+        """`demand`: what this peer asks of others, and so how many it connects to.  `on_sought`: a model was looked up.
 
         `in_use`: whether a peer's connection carries something that should not be cut off."""
         self._host = host
@@ -84,6 +85,7 @@ class Gossip:
         self._provide = provide
         self._demand = demand
         self._on_fresh = on_fresh
+        self._on_sought = on_sought
         self._in_use = in_use
         self.coordinates = Coordinates(host.peer_id.encode())
         self.shards = Shards(host.peer_id)
@@ -260,6 +262,8 @@ class Gossip:
             find = Find.from_untrusted(await _one(stream, at_most_bytes=MAX_FIND_BYTES))
             told = self._asked.take(stream.peer, now_us())
             found = answer(find, self._directory.young(now_us())) if told else []
+            if told and find.model is not None:
+                self._on_sought(find.model)
             await stream.send_all(pack(sync_reply([signed.envelope for signed in found])))
         await stream.aclose()
 

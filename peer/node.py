@@ -34,6 +34,7 @@ from .provider import Provider
 from .renderer.client import Renderer
 from .renderer.devices import detect, total_memory_bytes
 from .requester import Requester
+from .residents import Residents
 from .store.digests import DigestCache
 from .store.identity import next_boot_epoch
 from .store.ledger import DifferentReceipt, Ledger, ReceiptRecord
@@ -149,6 +150,7 @@ async def open_node(
         on_event("connected", {"peer": peer, "name": node.name_of(peer)})
 
     def on_fresh(signed: SignedAdvert, note: str | None) -> None:
+        residents.on_advert(signed)
         note_known(signed.peer)
         if note:
             journal_write("clock", peer=signed.peer, note=note)
@@ -245,20 +247,33 @@ async def open_node(
                 provide=config.provide,
                 on_fresh=on_fresh,
                 demand=demand,
+                on_sought=lambda model: residents.on_sought(model),
                 in_use=lambda peer: provider.talks_with(peer) or requester.talks_with(peer),
+            )
+            residents = Residents(
+                renderer=renderer,
+                models=models,
+                speeds=directory.speeds,
+                own_peer=own_peer,
+                on_capabilities=on_capabilities,
+                journal=journal_write,
+                listed=tuple(models) if config.models else (),
+                ahead=config.provide,
+                memory_limit_bytes=total_memory_bytes() * config.memory_percent // 100,
+                device_limit_bytes=_device_memory_bytes(devices, device, config.memory_percent),
             )
             work = Work(
                 private_key=private_key,
                 network=config.network,
                 own_peer=own_peer,
                 renderer=renderer,
+                residents=residents,
                 models=models,
                 speeds=directory.speeds,
                 on_capabilities=on_capabilities,
                 on_receipt=keep_provided,
                 journal=journal_write,
                 rate_millionths=config.price_millionths,
-                memory_limit_bytes=total_memory_bytes() * config.memory_percent // 100,
             )
             provider = Provider(
                 private_key=private_key,
@@ -357,6 +372,14 @@ def _chosen(wanted: str, devices: tuple[Device, ...]) -> str:
 
 def _used(devices: tuple[Device, ...], chosen: str) -> tuple[Device, ...]:
     return tuple(device for device in devices if device.kind == chosen.partition(":")[0])
+
+
+def _device_memory_bytes(devices: tuple[Device, ...], chosen: str, percent: int) -> int | None:
+    """For weights, on a device with memory of its own: the rest is for what a render needs besides.  None: unknown."""
+    used = _used(devices, chosen)
+    if chosen.partition(":")[0] != "cuda" or not used or used[0].memory_mib is None:
+        return None
+    return (used[0].memory_mib << 20) * percent // 100
 
 
 def _offered(model: LocalModel, directory: Directory, renderer: Renderer, own_peer: str) -> OfferedModel:

@@ -161,7 +161,8 @@ class Provider:
         if refusal is not None:
             await refuse(*refusal)
             return None
-        task = self._work.offer(session.peer, offer, heard_us)
+        due_us = None if offer.due_us is None else now_us() + offer.due_us - session.clock_us()
+        task = self._work.offer(session.peer, offer, heard_us, due_us)
         if isinstance(task, Refused):
             await refuse("busy" if task.code == "busy" else "replayed", task.sentence)
             return None

@@ -4,15 +4,14 @@ import hashlib
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import psutil
 import trio
 
 from protocol.policy.credits import price_millionths, time_cost_millionths
 from protocol.policy.prediction import SpeedBook, predict_own, promised_load_us
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat, State
+from protocol.policy.residency import Ahead
 from protocol.wire.hello import LiveState
 from protocol.wire.identity import key_of_untrusted
 from protocol.wire.offer import Offer
@@ -23,12 +22,14 @@ from protocol.wire.task import Preview
 from .changed import Changed
 from .clock import now_us, wall_us
 from .renderer.client import RenderCancelled, Rendered, Renderer, RendererDied, RenderFailed, Step
+from .residents import Residents
 from .store.models import LocalModel
 
 RETAIN_S = 600  # how long a result can be fetched again
 ORPHAN_AFTER_US = 15_000_000  # a requester that has not come back by then has asked someone else
-RETIRE_EVERY_US = 600_000_000  # a model that needs more than the limit is not loaded again for each picture
+QUIET_S = 2.0  # nobody offered anything for so long: a model may be loaded ahead of demand
 NOTHING = bytes(32)  # a hash of what there is none of
+TOO_LATE = ("late", "nobody", "It cannot be ready any more by the time until which it is of use.")
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Task:
     rendered: Rendered | None = None
     failed: tuple[str, str, str] | None = None  # code, fault, sentence
     cancelled: bool = False
+    late: bool = False  # it cannot be ready by its deadline, and is stopped for that
     receipt: SignedReceipt | None = None
     spans: list[tuple[str, int, int]] = field(default_factory=list)  # name, start (monotonic), us
     followers: int = 0  # streams on which its requester hears of it
@@ -72,13 +74,13 @@ class Work:
         network: str,
         own_peer: str,
         renderer: Renderer,
+        residents: Residents,
         models: dict[bytes, LocalModel],
         speeds: SpeedBook,
         on_capabilities: Callable[[], None],
         on_receipt: Callable[[Task, bytes], Awaitable[None]],
         journal: Callable[..., None],
         rate_millionths: int | None = None,
-        memory_limit_bytes: int | None = None,
     ) -> None:
         """`rate_millionths`: what is asked of others for one step of one megapixel, in credits x 10^-6."""
         self.models = models
@@ -87,12 +89,12 @@ class Work:
         self._network = network
         self._own_peer = own_peer
         self._renderer = renderer
+        self._residents = residents
         self._speeds = speeds
         self._on_capabilities = on_capabilities
         self._on_receipt = on_receipt
         self._journal = journal
-        self._memory_limit_bytes = memory_limit_bytes
-        self._retired_us: int | None = None
+        self._loading: bytes | None = None  # the model that is being loaded
         self._queue = Queue()
         self._tasks: dict[bytes, Task] = {}
         self._changed = Changed()
@@ -108,7 +110,7 @@ class Work:
         )
 
     def statistics(self) -> dict[str, int]:
-        return self._queue.statistics()
+        return self._queue.statistics() | self._residents.statistics()
 
     def task(self, attempt: bytes) -> Task | None:
         """What it has of `attempt`: waiting, running, or with a result that is still kept."""
@@ -122,21 +124,23 @@ class Work:
         return 0 if requester == self._own_peer else self._rate_millionths
 
     def wait_us(self, task: Task) -> int:
-        """Until it is expected to start."""
+        """Until it starts, as is promised."""
         return self._queue.wait_of_us(task.attempt, now_us()) or 0
 
-    def offer(self, requester: str, offer: Offer, heard_us: int) -> Task | Refused:
-        """Takes the picture on, or finds it taken on before."""
+    def offer(self, requester: str, offer: Offer, heard_us: int, due_us: int | None = None) -> Task | Refused:
+        """Takes the picture on, or finds it taken on before.  `due_us`: the offer's deadline on this machine's clock."""
         statement = offer.statement
         model = self.models[statement.model]
+        resident, last = self._residents.expects(model.id, self._upcoming(), self._loading)
         load_us, step_us, fixed_us = predict_own(
-            self._speeds.of(self._own_peer),
-            statement,
-            resident=model.id in self._renderer.resident,
-            model_bytes=model.bytes,
+            self._speeds.of(self._own_peer), statement, resident=resident, model_bytes=model.bytes
         )
         cost_us = load_us + fixed_us + step_us * statement.steps
-        verdict = self._queue.offer(offer.attempt, requester, cost_us, offer.max_wait_us, now_us())
+        verdict = self._queue.offer(
+            offer.attempt, requester, cost_us, offer.max_wait_us, now_us(), due_us=due_us, last=last
+        )
+        if not isinstance(verdict, Repeat):
+            self._residents.on_offer(model.id)
         match verdict:
             case Refused():
                 return verdict
@@ -172,18 +176,53 @@ class Work:
             task.cancelled = True
             self._changed.notify()
 
+    def _upcoming(self) -> list[bytes]:
+        """The models of the tasks that wait, the next first."""
+        return [self._tasks[attempt].statement.model for attempt in self._queue.waiting]
+
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tidy)
             nursery.start_soon(self._sign_cancelled)
             task_status.started()
             while True:
+                self._give_up_late()
                 attempt = self._queue.next(now_us())
                 if attempt is None:
-                    await self._changed.wait()
+                    await self._rest()
                     continue
                 await self._run_one(self._tasks[attempt], nursery)
-                await self._watch_memory()
+                await self._residents.watch()
+
+    async def _rest(self) -> None:
+        """Until there may be something to do; when it has been quiet for a while, a model is loaded ahead of demand."""
+        with trio.move_on_after(QUIET_S) as quiet:
+            await self._changed.wait()
+        wanted = self._residents.wanted() if quiet.cancelled_caught and not self._queue.queued else None
+        if wanted is not None:
+            await self._load_ahead(wanted)
+
+    async def _load_ahead(self, wanted: Ahead) -> None:
+        """A task that comes meanwhile is told to wait for it (policy/residency.py says why it is not cut short)."""
+        self._loading = wanted.model
+        self._queue.on_own_work(self._residents.reload_us(wanted.model), now_us())
+        try:
+            await self._residents.load_ahead(wanted)
+        finally:
+            self._queue.on_own_work(None, now_us())
+            self._loading = None
+
+    def _give_up_late(self) -> None:
+        """Says of tasks that they cannot be in time any more, rather than draw them in vain."""
+        for attempt in self._queue.late(now_us()):
+            task = self._tasks[attempt]
+            task.late = True
+            if attempt == self._queue.running:
+                self._renderer.cancel(attempt)  # `_run_one` says it
+            else:
+                task.failed = TOO_LATE
+                self._journal("task_finished", attempt=attempt.hex(), outcome="failed", steps=0)
+                task.changed.notify()
 
     async def _sign_cancelled(self) -> None:
         """Receipts of what was cancelled in the queue, whatever runs meanwhile."""
@@ -209,11 +248,11 @@ class Work:
             if model.id not in self._renderer.resident:
                 task.phase = "weights"
                 task.changed.notify()
-                task.spans.extend(await self._renderer.load(Path(model.folder), model.id, model.variant))
+            self._loading = model.id
+            if spans := await self._residents.load(model.id, self._upcoming()):
+                task.spans.extend(spans)
                 load_us = now_us() - began_us
-                self._speeds.on_load(self._own_peer, model.id, load_us)
-                self._on_capabilities()
-            if not task.cancelled:
+            if not task.cancelled and not task.late:
                 rendered = await self._render(task, model.id)
                 outcome, steps_done = "done", rendered.steps_done
                 self._learn(statement, rendered)
@@ -221,10 +260,15 @@ class Work:
             steps_done = exc.steps_done
         except RenderFailed as exc:
             failed = (exc.code, exc.fault, exc.sentence)
+            if exc.code == "out_of_memory":
+                self._residents.on_out_of_memory()
         except RendererDied as exc:
             failed = ("renderer_died", "provider", f"{exc}")
             self._on_capabilities()
+        self._loading = None
         self._queue.on_finished(task.attempt, now_us())
+        if task.late and rendered is None and failed is None:
+            failed = TOO_LATE
         if failed is not None:
             outcome, task.failed = "failed", failed
         else:
@@ -267,6 +311,7 @@ class Work:
             task.preview, task.previews = Preview(width, height, rgb), task.previews + 1
         left = (task.statement.steps - step.step) * step.us
         self._queue.on_progress(task.attempt, left, now_us())
+        self._give_up_late()
         task.changed.notify()
 
     def _learn(self, statement: Statement, rendered: Rendered) -> None:
@@ -326,24 +371,11 @@ class Work:
         task.receipt = receipt
         task.changed.notify()
 
-    async def _watch_memory(self) -> None:
-        """Between two tasks: a renderer that has grown too large is replaced before the machine swaps."""
-        limit_bytes, last_us = self._memory_limit_bytes, self._retired_us
-        if limit_bytes is None or (last_us is not None and now_us() - last_us < RETIRE_EVERY_US):
-            return
-        renderer_bytes = self._renderer.memory_bytes()
-        own_bytes = psutil.Process().memory_info().rss
-        if renderer_bytes and renderer_bytes + own_bytes > limit_bytes:
-            self._retired_us = now_us()
-            mib = {"renderer_mib": renderer_bytes, "peer_mib": own_bytes, "limit_mib": limit_bytes}
-            self._journal("memory", **{name: size >> 20 for name, size in mib.items()})
-            await self._renderer.retire("it and its peer used more memory than they may")
-            self._on_capabilities()
-
     async def _tidy(self) -> None:
         """Lets go of results nobody can fetch any more, and stops work that nobody waits for."""
         while True:
             await trio.sleep(1)
+            self._give_up_late()
             for attempt in self._queue.released(now_us()):
                 self._tasks.pop(attempt, None)
             for attempt in [attempt for attempt in self._tasks if self._queue.state(attempt) is None]:

@@ -947,7 +947,7 @@ async def test_over_the_limit_of_all_an_offer_is_refused_as_busy(autojump_clock,
 
 
 async def test_a_renderer_that_grew_too_large_is_replaced_between_tasks(autojump_clock, world, alice, near):
-    near.work._memory_limit_bytes = 1 << 40
+    near.residents._memory_limit_bytes = 1 << 40
     near.renderer.used_bytes = 1 << 30
     await alice.ask()
     assert not near.renderer.retired

@@ -20,6 +20,7 @@ import peer.gossip
 import peer.link
 import peer.provider
 import peer.requester
+import peer.residents
 import peer.task_stream
 import peer.work
 from peer.asking import Asked as AskedAt
@@ -33,6 +34,7 @@ from peer.provider import Provider
 from peer.renderer.abilities import Abilities, Reader
 from peer.renderer.client import RenderCancelled, Rendered, Step
 from peer.requester import Requester
+from peer.residents import Residents
 from peer.store.ledger import Ledger, ReceiptRecord
 from peer.store.models import LocalModel
 from peer.work import Work
@@ -63,7 +65,8 @@ def now_us():
 
 def use_virtual_time(monkeypatch):
     """The peers' clock is trio's, and what they leave to threads is done at once."""
-    for module in (peer.gossip, peer.link, peer.provider, peer.requester, peer.task_stream, peer.work):
+    modules = (peer.gossip, peer.link, peer.provider, peer.requester, peer.residents, peer.task_stream)
+    for module in (*modules, peer.work):
         monkeypatch.setattr(module, "now_us", now_us)
     monkeypatch.setattr(trio.to_thread, "run_sync", _at_once)
 
@@ -377,6 +380,13 @@ class FakeRenderer:
         self.resident = (*self.resident, model)
         return (*spans, ("load_weights", began_us, now_us() - began_us))
 
+    async def unload(self, model):
+        self.resident = tuple(each for each in self.resident if each != model)
+        await trio.lowlevel.checkpoint()
+
+    def weights_bytes(self, model):
+        return None
+
     def memory_bytes(self):
         return self.used_bytes
 
@@ -486,11 +496,20 @@ class Peer:
             demand=self.demand,
             on_fresh=lambda signed, note: None,
         )
+        self.residents = Residents(
+            renderer=self.renderer,
+            models={model: FakeModel(model) for model in models},
+            speeds=self.directory.speeds,
+            own_peer=self.id,
+            on_capabilities=self.gossip.renew,
+            journal=self._write,
+        )
         self.work = Work(
             private_key=self.key,
             network=NETWORK,
             own_peer=self.id,
             renderer=self.renderer,
+            residents=self.residents,
             models={model: FakeModel(model) for model in models},
             speeds=self.directory.speeds,
             on_capabilities=self.gossip.renew,

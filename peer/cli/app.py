@@ -74,7 +74,8 @@ def up(
     join: Join = None,
     provide: Annotated[bool, typer.Option("--provide", help="Render for others.")] = False,
     model: Annotated[
-        list[str] | None, typer.Option(help="Model folders in the format of diffusers.", metavar="DIR...")
+        list[str] | None,
+        typer.Option(help="Model folders in the format of diffusers, the most wanted first.", metavar="DIR..."),
     ] = None,
     device: Device = None,
     allow: Annotated[

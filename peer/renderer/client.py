@@ -100,6 +100,7 @@ class _Child:
     sending: trio.Lock = field(default_factory=trio.Lock)
     gone: trio.Event = field(default_factory=trio.Event)
     resident: dict[bytes, str] = field(default_factory=dict)  # model id: family
+    weights_mib: dict[bytes, int] = field(default_factory=dict)
     loads: dict[bytes, _Call] = field(default_factory=dict)
     renders: dict[bytes, _Call] = field(default_factory=dict)
     why: str | None = None  # we killed it
@@ -150,6 +151,11 @@ class Renderer:
     def family(self, model: bytes) -> str | None:
         """The family of a resident model."""
         return self._child.resident.get(model) if self._child else None
+
+    def weights_bytes(self, model: bytes) -> int | None:
+        """What the weights of a resident model take of the device's memory."""
+        mib = self._child.weights_mib.get(model) if self._child else None
+        return None if mib is None else mib << 20
 
     def statistics(self) -> dict[str, int]:
         child = self._child
@@ -360,8 +366,16 @@ class Renderer:
         match message:
             case ["ready", {"environment": str(environment)}]:
                 self.environment = environment
-            case ["loaded", {"model": bytes(model), "family": str(family), "start_us": int(start_us)}]:
-                child.resident[model] = family
+            case [
+                "loaded",
+                {
+                    "model": bytes(model),
+                    "family": str(family),
+                    "memory_mib": int(weights_mib),
+                    "start_us": int(start_us),
+                },
+            ]:
+                child.resident[model], child.weights_mib[model] = family, weights_mib
                 child.loads.pop(model).end(start_us)
             case ["load_failed", {"model": bytes(model), "sentence": str(sentence)}]:
                 child.loads.pop(model).end(error=RenderFailed("load_failed", sentence))

@@ -99,6 +99,11 @@ class Queue:
     def queued(self) -> int:
         return len(self._waiting)
 
+    @property
+    def waiting(self) -> tuple[bytes, ...]:
+        """Attempts, in the order in which they will run."""
+        return tuple(task.attempt for task in self._waiting)
+
     def offer(
         self,
         attempt: bytes,
