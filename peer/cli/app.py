@@ -75,7 +75,9 @@ def up(
     provide: Annotated[bool, typer.Option("--provide", help="Render for others.")] = False,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Model folders in the format of diffusers, the most wanted first.", metavar="DIR..."),
+        typer.Option(
+            help="Model folders in the format of diffusers, the most wanted first.", metavar="DIR..."
+        ),
     ] = None,
     device: Device = None,
     allow: Annotated[
