@@ -127,6 +127,34 @@ def drawn_by(*names: str, **which: Any) -> Measure:
     return measure
 
 
+def near_best(took_ms: Callable[[Outcome, Drawn, str], float], names: Iterable[str], percent: int) -> Measure:
+    """Share of the pictures that were drawn by a peer that takes at most `percent` more than the best of `names`.
+
+    `took_ms(outcome, job, name)`: what the job would have taken there, known what came of all the others.
+    """
+    names = tuple(names)
+
+    def measure(outcome: Outcome) -> float | None:
+        near = []
+        for job in outcome.select():
+            if job.done and job.provider is not None:
+                best_ms = min(took_ms(outcome, job, name) for name in names)
+                near.append(took_ms(outcome, job, job.provider) <= best_ms * (100 + percent) / 100)
+        return sum(near) / len(near) if near else None
+
+    return measure
+
+
+def busy_s(outcome: Outcome, provider: str, job: Drawn) -> float:
+    """For how long after `job` was asked for `provider` still drew what it had accepted before."""
+    ends = [
+        task.finished_s
+        for task in outcome.tasks
+        if task.provider == provider and task.accepted_s < job.asked_s and task.finished_s is not None
+    ]
+    return max(0.0, max(ends, default=0.0) - job.asked_s)
+
+
 def drawers(**which: Any) -> Measure:
     """How many different peers drew pictures."""
     return lambda outcome: float(len({job.provider for job in outcome.select(**which) if job.done}))

@@ -22,12 +22,14 @@ from testnet.outcome import (
     Happened,
     Outcome,
     Task,
+    busy_s,
     done,
     drawers,
     drawn_by,
     judge,
     know_each_other,
     most_attempts,
+    near_best,
     quantile_ms,
     recovery_ms,
     table,
@@ -192,6 +194,21 @@ OUTCOME = Outcome(
 )
 def test_measures(measure: Callable, value: float | None) -> None:
     assert measure(OUTCOME) == value
+
+
+def test_what_is_near_the_best_in_hindsight() -> None:
+    took_ms = {"a": 80.0, "x": 100.0}
+    measures = {
+        percent: near_best(lambda _outcome, _job, name: took_ms[name], "ax", percent) for percent in (24, 25)
+    }
+    assert [measures[percent](OUTCOME) for percent in (24, 25)] == [2 / 3, 1.0]
+
+
+def test_a_provider_is_busy_with_what_it_accepted_before() -> None:
+    job = drawn(4, asked_s=2.75)
+    assert busy_s(OUTCOME, "x", job) == 0.25  # task 2; of task 3 no end is known
+    assert busy_s(OUTCOME, "x", drawn(4, asked_s=2.65)) == 0  # task 2 came later
+    assert busy_s(OUTCOME, "x", drawn(4, asked_s=3.5)) == busy_s(OUTCOME, "a", job) == 0
 
 
 def test_expectations_are_judged_and_told() -> None:
