@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from protocol.policy import prediction as module
+from protocol.policy.calibration import FIRST_MULTIPLE
 from protocol.policy.prediction import (
     CONNECT_ROUND_TRIPS,
     UNKNOWN_FIXED_US,
@@ -51,6 +52,8 @@ def test_an_idle_connected_warm_peer_costs_the_way_there_and_back_its_measured_r
     assert prediction.total_us == sum(us for _, us in prediction.spans)
     assert (prediction.step_us, prediction.busy_us, prediction.wait_us) == (40_000, 850_000, 0)
     assert prediction.uncertain_us == 85_000
+    assert prediction.spread_us == 20_000 + 850_000 // 4
+    assert prediction.p90_us == prediction.total_us + int(prediction.spread_us * FIRST_MULTIPLE)
 
 
 def test_a_peer_that_is_not_connected_must_be_dialled():
@@ -197,21 +200,52 @@ def test_an_unknown_speed_is_a_pessimistic_one_of_its_kind_of_device(kind, step_
 
 def test_what_was_observed_overrides_what_is_claimed():
     book = SpeedBook()
-    book.on_render("near", statement(), step_us=90_000, fixed_us=10_000)
+    book.on_render("near", statement(), step_us=400_001, fixed_us=10_000)
     book.on_load("near", MODEL, 2 * S)
     book.on_transfer("near", 1_000_000, 500_000, rtt_us=0)
     found = spans(speeds=book.of("near"), state=live(resident=()))
-    assert found["step"] == 20 * 90_000
+    assert found["step"] == 20 * 400_001  # ten times slower than it claims
     assert found["fixed"] == 10_000
     assert found["load_weights"] == 2 * S
     assert found["transfer"] == 10_000 + 20_000 + 128 * 128 * 19 // 10 // 2
 
 
-def test_one_observation_of_four_is_news():
+def test_a_claim_that_is_not_contradicted_counts_as_two_observations():
+    book, steps_us = SpeedBook(), []
+    for _ in range(6):
+        book.on_render("near", statement(), step_us=60_000, fixed_us=50_000)
+        found = spans(speeds=book.of("near"))
+        assert found["fixed"] == 50_000
+        steps_us.append(found["step"] // 20)
+    assert steps_us == [46_666, 50_000, 52_000, 53_333, 53_333, 53_333]
+
+
+@pytest.mark.parametrize(
+    ("times", "steps_us"),
+    [
+        (10, [400_000, 400_000, 400_000]),  # a lie: not believed from the first picture on
+        (3, [66_666, 120_000, 120_000]),  # may be a hiccup, until it is not the only one
+        (1 / 10, [4_000, 4_000, 4_000]),
+    ],
+)
+def test_a_claim_that_is_contradicted_does_not_count(times, steps_us):
     book = SpeedBook()
-    for step_us in (40_000, 80_000):
+    for step_us in steps_us:
+        book.on_render("near", statement(), step_us=int(40_000 * times), fixed_us=50_000)
+        assert abs(spans(speeds=book.of("near"))["step"] - 20 * step_us) < 20
+
+
+def test_an_observation_counts_as_much_as_each_before_it_until_one_of_four_is_news():
+    book = SpeedBook()
+    for step_us, mean_us in (
+        (40_000, 40_000),
+        (80_000, 60_000),
+        (60_000, 60_000),
+        (20_000, 50_000),
+        (90_000, 60_000),
+    ):
         book.on_render("near", statement(), step_us=step_us, fixed_us=0)
-    assert book.of("near").nearest(MODEL, "fp32", 128 * 128) == (128 * 128, 50_000, 0)
+        assert book.of("near").nearest(MODEL, "fp32", 128 * 128).step_us == mean_us
     assert book.of("near").nearest(MODEL, "fp16", 128 * 128) is None
     assert book.of("near").nearest(OTHER_MODEL, "fp32", 128 * 128) is None
 
@@ -239,8 +273,8 @@ def test_sizes_are_learned_apart_and_the_nearest_is_used():
     book = SpeedBook()
     book.on_render("near", statement(), step_us=40_000, fixed_us=1)
     book.on_render("near", statement(width=512, height=512), step_us=900_000, fixed_us=2)
-    assert book.of("near").nearest(MODEL, "fp32", 500 * 500)[1] == 900_000
-    assert book.of("near").nearest(MODEL, "fp32", 64 * 64)[1] == 40_000
+    assert book.of("near").nearest(MODEL, "fp32", 500 * 500).step_us == 900_000
+    assert book.of("near").nearest(MODEL, "fp32", 64 * 64).step_us == 40_000
 
 
 def test_what_is_learned_is_bounded(monkeypatch):

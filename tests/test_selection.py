@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from protocol.policy.prediction import SpeedBook
+from protocol.policy.prediction import MAX_WAIT_SLACK_US, SpeedBook
 from protocol.policy.rtt import RttEstimator
-from protocol.policy.selection import MAX_WAIT_SLACK_US, NoCandidate, plan
+from protocol.policy.selection import NoCandidate, plan
 from protocol.wire.advert import Limits
 
 from .truth import MODEL, OTHER_MODEL, WORLDS, advert, candidate, live, offered, statement

@@ -5,7 +5,17 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.policy.waits import CHOSEN_PERCENT, FRESH_US, LATE_SHARE, MEAN_OVER_US, Waits, expected_us
+from protocol.policy.waits import (
+    CHOSEN_PERCENT,
+    FRESH_US,
+    LATE_HALVES_US,
+    MAX_LATE_US,
+    MEAN_OVER_US,
+    PUNCTUAL_US,
+    SHORT_GROWS,
+    Waits,
+    expected_us,
+)
 
 S = 1_000_000
 US = st.integers(0, 10**15)
@@ -44,18 +54,40 @@ def test_the_mean_begins_with_the_first_and_follows_the_last_ten_seconds():
     assert waits.mean_us < 3 * S * 0.37
 
 
-def test_lateness_is_learned_and_forgotten_and_punctuality_is_no_credit():
+def test_lateness_is_learned_at_once_and_forgotten_and_punctuality_is_no_credit():
     waits = Waits()
-    waits.on_start(S, 5 * S)
-    assert waits.late_us == 4 * S // LATE_SHARE
+    for late_us in (2 * S, 2_666_667, 3 * S, 3_250_000):
+        waits.on_start(S, 5 * S, now_us=0)
+        assert waits.late_us(0) == late_us
     for _ in range(60):
-        waits.on_start(5 * S, S)
-    assert waits.late_us < 10
+        waits.on_start(5 * S, S, now_us=0)
+    assert waits.late_us(0) < 10
+    waits.on_start(S, S + PUNCTUAL_US, now_us=0)
+    assert waits.late_us(0) < 10
+
+
+def test_lateness_halves_every_minute():
+    waits = Waits()
+    waits.on_start(0, 8 * S, now_us=7)
+    assert waits.late_us(7) == 4 * S
+    assert waits.late_us(7 + LATE_HALVES_US) == 2 * S
+    waits.on_start(0, 0, now_us=7 + LATE_HALVES_US)
+    assert waits.late_us(7 + LATE_HALVES_US) == 2 * S * 2 // 3
+
+
+def test_who_refuses_though_it_says_it_is_free_is_soon_expected_to_let_one_wait():
+    waits = Waits()
+    waits.on_refused(told_us=3 * S, max_wait_us=S, now_us=0)
+    assert waits.late_us(0) == 0  # it said so
+    for late_us in (S, SHORT_GROWS * S, SHORT_GROWS**2 * S):
+        waits.on_refused(told_us=0, max_wait_us=S, now_us=0)
+        assert waits.late_us(0) == late_us
 
 
 @given(st.lists(st.tuples(US, US), max_size=20))
-def test_no_report_makes_lateness_negative_or_endless(starts):
+def test_no_report_makes_lateness_negative_or_endless(reports):
     waits = Waits()
-    for promised_us, took_us in starts:
-        waits.on_start(promised_us, took_us)
-        assert 0 <= waits.late_us <= 600 * S
+    for now_us, (first_us, second_us) in enumerate(reports):
+        waits.on_start(first_us, second_us, now_us)
+        waits.on_refused(first_us, second_us, now_us)
+        assert 0 <= waits.late_us(now_us) <= MAX_LATE_US

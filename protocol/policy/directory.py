@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from ..wire.advert import MAX_SYNC_ADVERTS, MAX_SYNC_KNOWN, Advert, SignedAdvert
 from ..wire.envelope import Envelope
 from ..wire.hello import LiveState
+from .calibration import Calibration
 from .given import Given
 from .prediction import Candidate, SpeedBook
 from .rtt import Rtt, RttEstimator, Way
@@ -60,6 +61,7 @@ class Directory:
     def __init__(self, own_peer: str) -> None:
         self.own_peer = own_peer
         self.speeds = SpeedBook()
+        self.calibration = Calibration()
         self._own: SignedAdvert | None = None
         self._own_able: Advert | None = None
         self._own_note: str | None = None
@@ -129,7 +131,13 @@ class Directory:
         known = self._peers.get(peer)
         if known is not None:
             known.given.on_start(attempt, now_us)
-            known.waits.on_start(promised_us, took_us)
+            known.waits.on_start(promised_us, took_us, now_us)
+
+    def on_refused(self, peer: str, *, max_wait_us: int | None, now_us: int) -> None:
+        """It was too busy for a task that might have waited for so long; its state was told before this."""
+        known = self._peers.get(peer)
+        if known is not None and known.state is not None and max_wait_us is not None:
+            known.waits.on_refused(known.state.wait_us, max_wait_us, now_us)
 
     def on_offered(self, peer: str, attempt: bytes, busy_us: int, now_us: int) -> None:
         """One's own task went there and will occupy its renderer for `busy_us`."""
@@ -160,7 +168,7 @@ class Directory:
         self, now_us: int, *, own: bool = True, among: frozenset[str] | None = None
     ) -> tuple[Candidate, ...]:
         """Everyone whose advert is alive, with this peer itself unless `own` is False; capable or not; of those `among`."""
-        found, speeds = [], self.speeds.of
+        found, speeds, multiple = [], self.speeds.of, self.calibration.multiple
         peers = self._peers
         for peer, known in (
             peers.items()
@@ -190,7 +198,8 @@ class Directory:
                     _penalty(known, now_us) if known.penalty_us else 0,
                     (note,) if note else (),
                     known.waits.mean_us,
-                    known.waits.late_us,
+                    known.waits.late_us(now_us),
+                    multiple(peer),
                 )
             )
         return tuple(found)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-from ..wire.advert import Advert, OfferedModel
+from ..wire.advert import Advert, OfferedModel, Speed
 from ..wire.hello import LiveState
 from ..wire.statement import Statement
+from .calibration import FIRST_MULTIPLE
 from .rtt import Rtt
 from .waits import expected_us
 
@@ -19,14 +20,13 @@ UNKNOWN_WAIT_US = 100_000  # nobody told how busy it is: not counted, but uncert
 UNKNOWN_LOAD_US = 10_000_000  # of a model of which not even the size is known
 RENDERER_START_US = 3_000_000  # importing torch and diffusers: 2.5-3.5 s measured on two cores
 UNKNOWN_LOAD_BYTES_PER_S = 200_000_000  # safetensors from a SATA disk into memory, checked: 150-400 MB/s
-LOAD_PROMISE = 3  # times what is expected: a load of 4 s on an idle machine took 18 s on a busy one,
-LEAST_LOAD_PROMISE_US = 60_000_000  # and over 30 s on a very busy one; it says that it lives meanwhile
+# Times what is expected, and at least: a load of 4 s on an idle machine took 18 s on a busy one, and over 30 s on a very
+# busy one; it says that it lives meanwhile.
+LOAD_PROMISE = 3
+LEAST_LOAD_PROMISE_US = 60_000_000
 UNKNOWN_FIXED_US = 1_000_000
-UNKNOWN_STEP_US_PER_MEGAPIXEL = {
-    "cpu": 20_000_000,
-    "mps": 2_000_000,
-    "cuda": 500_000,
-}  # SD 1.5 on slow ones of each
+# SD 1.5 on slow ones of each kind.
+UNKNOWN_STEP_US_PER_MEGAPIXEL = {"cpu": 20_000_000, "mps": 2_000_000, "cuda": 500_000}
 MEASURED_BYTES = 4_270_000_000  # of SD 1.5 in fp32: a step reads every weight, so its time goes with them
 SMALLEST_SHARE = 16  # a step has costs of its own: the 24 MB reference model takes a sixteenth, not a 178th
 UNKNOWN_BYTES_PER_S = 2_500_000  # 20 Mbit/s: the upload of a home line
@@ -34,16 +34,29 @@ PNG_BYTES_PER_TEN_PIXELS = 19  # a photograph-like 512 px PNG is 489 kB
 MAX_LEARNED_PEERS = 4096
 MAX_LEARNED_SPEEDS = 64  # of one peer
 MAX_UTF8_BYTES = 4  # of one character
-LEARNING_SHARE = 4  # a new measurement counts one part in four: it forgets a hiccup in three
+LEARNING_SHARE = (
+    4  # a new measurement counts one part in four, while they are fewer as much as each before it
+)
 
 NOT_RENDERING = frozenset({"wait", "start_renderer", "load_weights", "load_adapter"})  # what precedes START
 
-# Shares of a term that may be wrong, in percent.
-SPEED_UNCERTAIN_PERCENT = (
-    10  # whether observed or claimed: else the peer one knows would beat its equal who is nearer
-)
+# Shares of a term that may be wrong, in percent.  Of a speed, whether observed or claimed: else the peer one knows would
+# beat its equal who is nearer.
+SPEED_UNCERTAIN_PERCENT = 10
 SCALED_UNCERTAIN_PERCENT = 50  # for each doubling between the size measured and the size asked
 WAIT_UNCERTAIN_PERCENT = 25
+
+# What is added up to a prediction's spread, of which calibration.py learns a multiple: shares of terms, in percent.  Of
+# those tried in simulation, these gave the least pinball loss.
+JITTERS_SPREAD = 2  # times the jitter; and one round trip, for an offer that is refused
+RUN_SPREAD_PERCENT = 25
+WAIT_SPREAD_PERCENT = 33  # of the wait that is usual there
+MAX_WAIT_SLACK_US = 100_000  # a provider may start so much later than predicted before it refuses
+
+# A provider's claim is the mean of its own renders, so it counts as so many of one's own; unless those contradict it.
+CLAIM_COUNTS = 2
+# Times what is claimed: one render may hiccup by that, two in a row by this.
+CONTRADICTS_ONCE, CONTRADICTS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class Measured:
     pixels: int
     step_us: int
     fixed_us: int
+    count: int = 1  # of renders in it, as far as LEARNING_SHARE
 
 
 @dataclass
@@ -65,14 +79,14 @@ class Learned:
     load_us: "OrderedDict[bytes, int]" = field(default_factory=OrderedDict)
     bytes_per_s: int | None = None
 
-    def nearest(self, model: bytes, precision: str, pixels: int) -> tuple[int, int, int] | None:
-        """(pixels, step_us, fixed_us) measured at the size nearest to `pixels`."""
+    def nearest(self, model: bytes, precision: str, pixels: int) -> Measured | None:
+        """As measured at the size nearest to `pixels`."""
         best: Measured | None = None
         for (of, with_, _), speed in self.speeds.items():
             if of == model and with_ == precision:
                 if best is None or _ratio(speed.pixels, pixels) < _ratio(best.pixels, pixels):
                     best = speed
-        return (best.pixels, best.step_us, best.fixed_us) if best else None
+        return best
 
 
 def observed(spans: Sequence[tuple[str, int, int]], steps: int, ran_us: int) -> tuple[int, int]:
@@ -113,8 +127,11 @@ class SpeedBook:
         if old is None:
             speeds[key] = measured
         else:
+            count = min(LEARNING_SHARE, old.count + 1)
             scaled_us = old.step_us * pixels // old.pixels
-            speeds[key] = Measured(pixels, _mean(scaled_us, step_us), _mean(old.fixed_us, fixed_us))
+            speeds[key] = Measured(
+                pixels, _mean(scaled_us, step_us, count), _mean(old.fixed_us, fixed_us, count), count
+            )
         speeds.move_to_end(key)
         if len(speeds) > MAX_LEARNED_SPEEDS:
             speeds.popitem(last=False)
@@ -166,6 +183,7 @@ class Candidate(NamedTuple):  # as are Prediction and Choice: a plan makes hundr
     notes: tuple[str, ...] = ()
     mean_wait_us: int = 0  # that others make at the mean
     late_us: int = 0  # by how much it begins later than it promises
+    multiple: float = FIRST_MULTIPLE  # of a prediction's spread, by which nine of ten are there
 
     @property
     def rtt_us(self) -> int:
@@ -182,12 +200,14 @@ class Prediction(NamedTuple):
     wait_us: int  # in its queue
     step_us: int  # one step
     busy_us: int  # how long its renderer is occupied
-    uncertain_us: int  # by how much the total may be wrong
+    uncertain_us: int  # by how much the total may be wrong for what is not known of this peer: chance decides
+    spread_us: int  # how much such predictions differ from what came of them
+    margin_us: int  # so much of it that nine of ten are there by then
 
     @property
     def p90_us(self) -> int:
         """By then nine of ten are expected to be there."""
-        return self.total_us + self.uncertain_us
+        return self.total_us + self.margin_us
 
 
 class Constraint(IntEnum):
@@ -230,7 +250,17 @@ def predict(candidate: Candidate, statement: Statement, now_us: int) -> Predicti
     steps_us = step_us * statement.steps
     transfer_us = _transfer(candidate, statement, rtt_us)
     offer_us = rtt_us // 2  # it draws while its ACCEPT is on the way
-    busy_us = load_us + fixed_us + steps_us
+    run_us = fixed_us + steps_us
+    busy_us = load_us + run_us
+    mean_us = candidate.mean_wait_us
+    spread_us = (
+        JITTERS_SPREAD * jitter_us
+        + rtt_us
+        + (uncertain_wait_us if candidate.state is None else min(MAX_WAIT_SLACK_US, mean_us))
+        + mean_us * WAIT_SPREAD_PERCENT // 100
+        + uncertain_load_us
+        + run_us * max(percent, RUN_SPREAD_PERCENT) // 100
+    )
     return Prediction(
         (
             ("dial", dial_us),
@@ -245,7 +275,22 @@ def predict(candidate: Candidate, statement: Statement, now_us: int) -> Predicti
         wait_us,
         step_us,
         busy_us,
-        jitter_us + uncertain_wait_us + uncertain_load_us + (steps_us + fixed_us) * percent // 100,
+        jitter_us + uncertain_wait_us + uncertain_load_us + run_us * percent // 100,
+        spread_us,
+        int(spread_us * candidate.multiple),
+    )
+
+
+def claimed_us(candidate: Candidate, statement: Statement, prediction: Prediction) -> int:
+    """What `prediction` would have been by the provider's own word for its wait, its loading and its speed."""
+    us = dict(prediction.spans)
+    bare = candidate._replace(speeds=None, mean_wait_us=0, late_us=0, state_age_us=0)
+    model = next(model for model in candidate.advert.models if model.id == statement.model)
+    step_us, fixed_us, _ = _speed(bare, model, statement)
+    told_us = candidate.state.wait_us if candidate.state else 0
+    load_us, _ = _load(bare, model)
+    return (
+        us["dial"] + us["offer"] + told_us + load_us + fixed_us + step_us * statement.steps + us["transfer"]
     )
 
 
@@ -324,25 +369,45 @@ def unknown_load_us(model_bytes: int | None) -> int:
 def _speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> tuple[int, int, int]:
     """(us of one step, us of the rest, percent of both that may be wrong).  What was observed overrides claims."""
     pixels, precision = statement.pixels, statement.precision
-    found = candidate.speeds.nearest(model.id, precision, pixels) if candidate.speeds else None
-    if found is None:
-        for speed in model.speeds:
-            if speed.precision == precision:
-                size = speed.width * speed.height
-                if found is None or _ratio(size, pixels) < _ratio(found[0], pixels):
-                    found = size, speed.step_us, speed.fixed_us
-    if found is None:
-        kinds = {device.kind for device in candidate.advert.devices}
-        slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
-        per_megapixel_us = min(
-            (UNKNOWN_STEP_US_PER_MEGAPIXEL.get(kind, slowest_us) for kind in kinds), default=slowest_us
+    seen = candidate.speeds.nearest(model.id, precision, pixels) if candidate.speeds else None
+    claim: Speed | None = None
+    for speed in model.speeds:
+        if speed.precision == precision:
+            ratio = _ratio(speed.width * speed.height, pixels)
+            if claim is None or ratio < _ratio(claim.width * claim.height, pixels):
+                claim = speed
+    if seen is not None:
+        step_us, fixed_us, percent = _scaled(seen.step_us, seen.fixed_us, seen.pixels, pixels)
+        if claim is None:
+            return step_us, fixed_us, percent
+        told_us, told_fixed_us, told_percent = _scaled(
+            claim.step_us, claim.fixed_us, claim.width * claim.height, pixels
         )
+        contradicts = CONTRADICTS_ONCE if seen.count == 1 else CONTRADICTS
+        if told_percent > percent or not told_us <= contradicts * step_us <= contradicts**2 * told_us:
+            return step_us, fixed_us, percent
+        count, of = seen.count, seen.count + CLAIM_COUNTS
         return (
-            _of_size(per_megapixel_us * pixels // 1_000_000, model.total_bytes),
-            _of_size(UNKNOWN_FIXED_US, model.total_bytes),
-            100,
+            (step_us * count + told_us * CLAIM_COUNTS) // of,
+            (fixed_us * count + told_fixed_us * CLAIM_COUNTS) // of,
+            percent,
         )
-    measured, step_us, fixed_us = found
+    if claim is not None:
+        return _scaled(claim.step_us, claim.fixed_us, claim.width * claim.height, pixels)
+    kinds = {device.kind for device in candidate.advert.devices}
+    slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
+    per_megapixel_us = min(
+        (UNKNOWN_STEP_US_PER_MEGAPIXEL.get(kind, slowest_us) for kind in kinds), default=slowest_us
+    )
+    return (
+        _of_size(per_megapixel_us * pixels // 1_000_000, model.total_bytes),
+        _of_size(UNKNOWN_FIXED_US, model.total_bytes),
+        100,
+    )
+
+
+def _scaled(step_us: int, fixed_us: int, measured: int, pixels: int) -> tuple[int, int, int]:
+    """What was measured at `measured` pixels, at `pixels`; and the percent of it that may be wrong."""
     if measured == pixels:
         return step_us, fixed_us, SPEED_UNCERTAIN_PERCENT
     doublings = (_ratio(measured, pixels) - 1).bit_length()
@@ -378,8 +443,8 @@ def _ratio(first: int, second: int) -> int:
     return -(-max(first, second) // min(first, second))
 
 
-def _mean(old: int | None, new: int) -> int:
-    return new if old is None else old + (new - old) // LEARNING_SHARE
+def _mean(old: int | None, new: int, share: int = LEARNING_SHARE) -> int:
+    return new if old is None else old + (new - old) // share
 
 
 def predict_own(
@@ -394,8 +459,8 @@ def predict_own(
     if found is None:
         slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
         return load_us, max(1, slowest_us * statement.pixels // 1_000_000), UNKNOWN_FIXED_US
-    pixels, step_us, fixed_us = found
-    return load_us, max(1, step_us * statement.pixels // pixels), fixed_us * statement.pixels // pixels
+    step_us, fixed_us, _ = _scaled(found.step_us, found.fixed_us, found.pixels, statement.pixels)
+    return load_us, max(1, step_us), fixed_us
 
 
 def promised_load_us(expected_us: int) -> int:

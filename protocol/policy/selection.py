@@ -11,15 +11,24 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..wire.statement import Statement
+from .calibration import Forecast
 from .cost import USUAL, Wishes, asked_price_millionths, extra_us, in_time, nobody_in_time
 from .credits import why_cost
-from .prediction import Candidate, Constraint, Exclusion, Prediction, predict, prompt_bytes
+from .prediction import (
+    MAX_WAIT_SLACK_US,
+    Candidate,
+    Constraint,
+    Exclusion,
+    Prediction,
+    claimed_us,
+    predict,
+    prompt_bytes,
+)
 from .timeline import duration
 
 TEMPERATURE_PERCENT = 15  # of what is contended: in simulation 10 did alike and 24 worse
 NEAR_PERCENT = 150  # of the best: who would be there by then if nobody waited anywhere, is near
 BUSY_PERCENT = 10  # of a task's own time: who is expected to let it wait for more, is busy
-MAX_WAIT_SLACK_US = 100_000  # a provider may start so much later than predicted before it refuses
 MAX_NAMES_SHOWN = 8
 _EULER_GAMMA = 0.5772156649015329  # the mean of the standard Gumbel distribution
 
@@ -38,14 +47,21 @@ class Choice(NamedTuple):
     step_us: int
     busy_us: int
     wait_us: int
-    uncertain_us: int
+    margin_us: int
     spans: tuple[tuple[str, int], ...]
     price_millionths: int = 0  # of the whole picture
 
     @property
     def p90_us(self) -> int:
         """By then nine of ten are expected to be there."""
-        return self.predicted_us + self.uncertain_us
+        return self.predicted_us + self.margin_us
+
+    def start_within_us(self, wait_us: int, load_us: int) -> int:
+        """Until START, from an ACCEPT that promises such a wait and such a load.
+
+        A load of a model that it said was loaded is no excuse for being late: others may have it in memory.
+        """
+        return wait_us + (load_us if dict(self.spans)["load_weights"] else 0)
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,7 @@ class Plan:
     ranked: tuple[Choice, ...]  # the first is asked first; never empty
     exclusions: tuple[tuple[str, str], ...]  # (peer, sentence)
     wishes: Wishes = USUAL
+    forecast: Forecast | None = None  # of the first, to be compared with what becomes of it
 
     def why(self) -> str:
         """Why the first rather than the second, in a sentence."""
@@ -109,10 +126,18 @@ def plan(
         raise NoCandidate(nobody_in_time(able, wishes, now_us))
     extra = extra_us(capable, statement, wishes)
     scored = sorted((key + extra[index], draw, index) for key, draw, index in _scored(capable, seed))
+    first, predicted = capable[scored[0][2]]
     return Plan(
         ranked=tuple(_choice(*capable[index], statement) for _, _, index in scored),
         exclusions=tuple((candidate.peer, exclusion.reason) for candidate, exclusion in ruled_out + late),
         wishes=wishes,
+        forecast=Forecast(
+            first.peer,
+            predicted.total_us,
+            predicted.p90_us,
+            predicted.spread_us,
+            claimed_us(first, statement, predicted),
+        ),
     )
 
 
@@ -154,7 +179,7 @@ def _choice(candidate: Candidate, prediction: Prediction, statement: Statement) 
         prediction.step_us,
         prediction.busy_us,
         prediction.wait_us,
-        prediction.uncertain_us,
+        prediction.margin_us,
         prediction.spans,
         asked_price_millionths(candidate, statement),
     )

@@ -163,7 +163,7 @@ def _means(pairs: list[_Pair]) -> dict[str, Any]:
         "ratio_p50": [pair.result.p50_s / pair.oracle.p50_s for pair in pairs],
         "ratio_p95": [pair.result.p95_s / pair.oracle.p95_s for pair in pairs],
     }
-    parts = ("where_s", "control")
+    parts = ("where_s", "calibration", "control")
     curves = ("cdf_s", "cdf_by_link_s")
     links = [name for name in LINK_NAMES if any(name in result.cdf_by_link_s for result in results)]
     return {
@@ -221,6 +221,12 @@ def _show(summary: dict[str, Any]) -> None:
     product = summary["policies"].get(PRODUCT)
     if product:
         spans = ", ".join(f"{name} {seconds:.3f}" for name, seconds in product["where_s"].items())
+        held = product["calibration"]
+        console.print(
+            f"{PRODUCT}, predictions: {100 * held['within_p50']:.1f} % came within their p50, "
+            f"{100 * held['within_p90']:.1f} % within their p90; pinball loss of the p90 {1e3 * held['loss_s']:.0f} ms,"
+            f" of the providers' claims {1e3 * held['claims_loss_s']:.0f} ms"
+        )
         control = product["control"]
         console.print(f"{PRODUCT}, where the time went (mean s): {spans}")
         console.print(

@@ -6,6 +6,7 @@ What `peer/requester.py`, `peer/link.py` and `peer/gossip.py` do with sockets an
 from random import Random
 
 from protocol.policy.attention import AHEAD_OF_A_PLAN, Attention
+from protocol.policy.calibration import Forecast
 from protocol.policy.demand import Demand
 from protocol.policy.directory import Directory
 from protocol.policy.job import (
@@ -309,9 +310,11 @@ class _Errand:
 
     __slots__ = (
         "done",
+        "forecast",
         "job",
         "offered",
         "plan",
+        "planned_us",
         "request",
         "requester",
         "statement",
@@ -327,6 +330,8 @@ class _Errand:
         self.done: Attempt | None = None
         self.offered: list[Attempt] = []
         self.plan: Plan | None = None
+        self.forecast: Forecast | None = None  # of the first plan, which was made at planned_us
+        self.planned_us = 0
 
     def begin(self) -> None:
         self._carry_out(self.job.start())
@@ -363,6 +368,10 @@ class _Errand:
             case Finish():
                 assert self.done is not None
                 swarm.costs.useful_us += self.done.spent_us
+                if self.forecast is not None:
+                    took_us = now_us - self.planned_us
+                    self.requester.directory.calibration.on_picture(self.forecast, took_us)
+                    swarm.ledger.on_forecast(self.request, self.forecast, took_us)
                 swarm.ledger.on_done(self.done, self.done.offered_us, now_us)
                 self._close()
             case CancelAttempt(_, number):
@@ -386,7 +395,7 @@ class _Errand:
         """It was late; CANCEL is on its way, behind the offer."""
         swarm, directory, now_us = self.swarm, self.requester.directory, self.swarm.clock.now_us
         peer = swarm.names[attempt.provider]
-        if attempt.accepted:
+        if attempt.accepted and not attempt.start_heard:
             directory.on_start(  # so late at least
                 peer,
                 attempt.id,
@@ -419,6 +428,8 @@ class _Errand:
             )
         except NoCandidate as exc:
             return str(exc)
+        if self.forecast is None:
+            self.forecast, self.planned_us = self.plan.forecast, now_us
         self.requester.attention.on_plan(choice.peer for choice in self.plan.ranked)
         best = self.plan.ranked[0]
         return Prospect.of(best, heard_us=requester.directory.heard_us(best.peer), now_us=now_us)
@@ -433,6 +444,7 @@ class _Errand:
         attempt = Attempt(swarm.attempts, self.request, provider, swarm.world, self, again=False)
         attempt.statement = self.statement
         attempt.number, attempt.offered_us = number, now_us
+        attempt.choice, attempt.max_wait_us = choice, None if forced else choice.max_wait_us
         self.offered.append(attempt)
         directory.on_offered(peer, attempt.id, choice.busy_us, now_us)
         self.requester.demand.on_offer(choice.busy_us, now_us)
@@ -454,7 +466,6 @@ class _Errand:
             attempt.arrives_us,
             self._at_provider,
             attempt,
-            None if forced else choice.max_wait_us,
         )
         known = directory.rtt(peer)
         patience_us = ACCEPT_WITHIN_US + (known.min_us + known.jitter_us if known else 0)
@@ -462,13 +473,13 @@ class _Errand:
 
     # at the provider
 
-    def _at_provider(self, attempt: Attempt, max_wait_us: int | None) -> None:
+    def _at_provider(self, attempt: Attempt) -> None:
         swarm = self.swarm
         provider = swarm.providers[attempt.provider]
         if provider.gone:
             self._tell(attempt, self._on_lost, "the connection was lost", True)
             return
-        verdict = provider.offer(attempt, None if provider.lying else max_wait_us)
+        verdict = provider.offer(attempt, None if provider.lying else attempt.max_wait_us)
         if verdict is None:
             return
         state = provider.live_state(attempt.requester)
@@ -522,6 +533,8 @@ class _Errand:
         now_us = self.swarm.clock.now_us
         directory.on_ended(peer, attempt.id, now_us)  # it is not in the state that follows
         directory.on_state(peer, state, now_us)
+        if verdict.code == "busy":
+            directory.on_refused(peer, max_wait_us=attempt.max_wait_us, now_us=now_us)
         self.swarm.ledger.refusals += 1
         self._carry_out(
             self.job.on_refused(attempt.number, busy=verdict.code == "busy", sentence=verdict.sentence)
@@ -537,9 +550,9 @@ class _Errand:
         known = directory.rtt(peer)
         by_us = now_us + wait_us + load_us + START_SLACK_US + (known.min_us + known.jitter_us if known else 0)
         self.swarm.clock.at(by_us, self._no_start, attempt)
-        self._carry_out(self.job.on_accepted(attempt.number, now_us + wait_us + load_us))
         attempt.accepted = True
-        attempt.promised_us, attempt.accepted_us = wait_us + load_us, now_us
+        attempt.promised_us, attempt.accepted_us = attempt.choice.start_within_us(wait_us, load_us), now_us
+        self._carry_out(self.job.on_accepted(attempt.number, now_us + attempt.promised_us))
         self.requester.open_ahead(peer, self._round_trip_us(attempt))
         assert self.plan is not None
         for choice in self.plan.ranked[:AHEAD_OF_A_PLAN]:

@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.policy.calibration import Calibration, Forecast
+
 from .costs import Costs
 from .provider import Attempt
 from .world import World
@@ -40,6 +42,7 @@ class Ledger:
         self._over = bytearray(count)
         self._spans: NDArray[np.int64] = np.zeros((count, len(SPANS)), np.int64)
         self.chosen: NDArray[np.int64] = np.full(count, -1, np.int64)
+        self._forecasts: dict[int, tuple[Forecast, int]] = {}
         self.refusals = 0
         self.hedges = 0
         self.losses: Counter[str] = Counter()
@@ -60,6 +63,10 @@ class Ledger:
             attempt.spent_us - attempt.loaded_us,
             arrived_us - offered_us + now_us - finished_us,
         )
+
+    def on_forecast(self, request: int, forecast: Forecast, took_us: int) -> None:
+        """What was said of it when it was planned first, and how long it took from then."""
+        self._forecasts[request] = forecast, took_us
 
     def on_given_up(self, request: int) -> None:
         self._end(request)
@@ -99,8 +106,25 @@ class Ledger:
             cdf_s=cdf_s,
             cdf_by_link_s=self._by_link(first, last),
             where_s=dict(zip(SPANS, (round(float(mean), 6) for mean in means), strict=True)),
+            calibration=self._calibration(first, last),
             control=costs.control(seconds, config.peers, config.requesters, config.known),
         )
+
+    def _calibration(self, first: int, last: int) -> dict[str, float]:
+        """Of the requests from `first` to `last` of which something was said."""
+        held = Calibration()
+        for request in range(first, last):
+            if request in self._forecasts:
+                held.on_picture(*self._forecasts[request])
+        found = held.held()
+        if found is None:
+            return {}
+        return {
+            "within_p50": found.within_p50,
+            "within_p90": found.within_p90,
+            "loss_s": found.loss_us / 1e6,
+            "claims_loss_s": found.claims_loss_us / 1e6,
+        }
 
     def _by_link(self, first: int, last: int) -> dict[str, tuple[float, ...]]:
         """Of the requests from `first` to `last` that were answered, by the round trip between the two."""
@@ -143,4 +167,5 @@ class Result:
     cdf_s: tuple[float, ...]  # at CDF_SHARES
     cdf_by_link_s: dict[str, tuple[float, ...]]  # the same, by the round trip to the peer that drew
     where_s: dict[str, float]
+    calibration: dict[str, float]  # as protocol/policy/calibration.py has it; empty for who predicts nothing
     control: dict[str, float]

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from protocol.policy.prediction import SpeedBook, predict_own
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat
+from protocol.policy.selection import Choice
 from protocol.wire.hello import LiveState
 from protocol.wire.statement import Statement
 
@@ -32,9 +33,9 @@ class Attempt:
     """One request given to one provider."""
 
     __slots__ = (
-        "accepted", "accepted_us", "answered", "arrived_us", "arrives_us", "began_us", "ended", "heard_us", "id",
-        "loaded_us", "model", "number", "offered_us", "owner", "peer", "promised_us", "provider", "request", "requester",
-        "slip", "spent_us", "start_heard", "started_us", "statement", "steps", "stop_asked",
+        "accepted", "accepted_us", "answered", "arrived_us", "arrives_us", "began_us", "choice", "ended", "heard_us",
+        "id", "loaded_us", "max_wait_us", "model", "number", "offered_us", "owner", "peer", "promised_us", "provider",
+        "request", "requester", "slip", "spent_us", "start_heard", "started_us", "statement", "steps", "stop_asked",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +45,8 @@ class Attempt:
         self.id = identity.to_bytes(16, "big")
         self.number = 0  # of those of its request
         self.offered_us = 0
+        self.choice: Choice  # for those that plan
+        self.max_wait_us: int | None = None  # None: any wait will do
         self.request = request
         self.requester = asked.requester[request]
         self.provider = provider
