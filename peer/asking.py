@@ -1,9 +1,13 @@
 """What asking for a picture deals in: what was asked, whom to tell, what was tried, and what came of it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from protocol.policy.chain import Leg
 from protocol.policy.cost import USUAL, Wishes
+from protocol.policy.directory import Directory
+from protocol.policy.job import Action, Job
 from protocol.policy.selection import Choice, Plan
 from protocol.policy.timeline import Timeline
 from protocol.wire.offer import SignedOffer
@@ -13,6 +17,7 @@ from protocol.wire.task import Progress, Result
 from protocol.wire.transfer import Receiver
 
 from .link import Session
+from .reach import Line, Reach
 
 
 @dataclass
@@ -21,17 +26,18 @@ class Attempt:
 
     id: bytes
     number: int
-    choice: Choice
+    plan: Plan
+    leg: Leg
+    why: str | None = None  # it was asked beside another
     offer: SignedOffer | None = None
     offered_in: Session | None = None  # whose clock and boot the offer is for
     result: Result | None = None
     result_local_us: int = 0  # when it was made, by the provider's word and the clocks' offset
     left_us: int = 0  # when it left the provider's machine: as far as is known
-    accepted_us: int = 0  # ACCEPT was heard
+    accepted_us: int | None = None  # ACCEPT was heard
     promised_us: int | None = None  # to START within so long from then
     started_us: int | None = None  # START was heard
     ran_us: int | None = None  # from then until RESULT was heard
-    unspanned_us: int = 0  # until then, spans say where its time went
     receiver: Receiver | None = None
     data: bytearray = field(default_factory=bytearray)
     receipt: SignedReceipt | None = None
@@ -39,6 +45,11 @@ class Attempt:
     outcome: str = "offered"
     sentence: str | None = None
     last_byte_us: int = 0
+
+    @property
+    def choice(self) -> Choice:
+        """The best of its plan: whom it asks."""
+        return self.plan.ranked[0]
 
 
 @dataclass(frozen=True)
@@ -98,3 +109,48 @@ class Asked:
     at_us: int
     spans: tuple[tuple[str, int, int], ...] = ()
     wishes: Wishes = USUAL
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a requester has, whatever is asked of it."""
+
+    peer: str  # this one
+    private_key: bytes
+    key: bytes  # public
+    network: str
+    directory: Directory
+    reach: Reach
+    lines: list[Line]  # open
+    keep: Callable[[Attempt, bytes, str], Awaitable[None]]
+    journal: Callable[..., None]
+
+
+class Errand(Protocol):
+    """The picture that attempts are made at.  Whoever holds it may use its job as long as nothing is awaited."""
+
+    @property
+    def statement(self) -> Statement: ...
+
+    @property
+    def job_id(self) -> str: ...
+
+    @property
+    def wishes(self) -> Wishes: ...
+
+    @property
+    def job(self) -> Job: ...
+
+    def carry_out(self, actions: Iterable[Action]) -> None:
+        """What the job wants done, now."""
+
+    def on_accepted(self, attempt: Attempt) -> None:
+        """Its peer is in use, and those that its plan would turn to next may be."""
+
+    def on_progress(self, attempt: Attempt, progress: Progress) -> None: ...
+
+    def on_drawn(self, attempt: Attempt, file: bytes, done_us: int) -> None:
+        """The checked picture, with its receipt in it."""
+
+    def on_leaving(self) -> None:
+        """Whoever asked is leaving.  Said again, nothing changes."""

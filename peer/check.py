@@ -37,20 +37,8 @@ class Expected:
 
         RemoteProtocolError if anything does not hold.
         """
-        wanted = self.statement
-        signed = SignedReceipt.from_untrusted(envelope, network=self.network)
+        wanted, signed = self.statement, self._signed_untrusted(envelope)
         receipt = signed.receipt
-        if signed.provider != self.provider:
-            raise RemoteProtocolError("the receipt was signed by another peer")
-        if (receipt.attempt, receipt.statement, receipt.requester) != (
-            self.attempt,
-            wanted.hash,
-            self.requester,
-        ):
-            raise RemoteProtocolError("the receipt is for another picture")
-        cap = self.price_cap_millionths
-        if cap is not None and receipt.price_millionths > cap:
-            raise RemoteProtocolError("the receipt asks for more than was offered")
         if receipt.outcome != "done" or receipt.steps_done < 1:
             raise RemoteProtocolError("the receipt says that the picture was not finished")
         if receipt.file != hashlib.sha256(file).digest() or receipt.file_bytes != len(file):
@@ -58,6 +46,39 @@ class Expected:
         rgb = check_picture_untrusted(file, wanted.width, wanted.height)
         if receipt.pixels != pixel_hash(rgb, width=wanted.width, height=wanted.height):
             raise RemoteProtocolError("the receipt is for other pixels")
+        return signed
+
+    def cancelled_untrusted(self, envelope: bytes, file: bytes) -> SignedReceipt | None:
+        """The receipt of what was done before CANCEL was heard; `file`: what came of the picture, if it was faster.
+
+        None: it was, and not all of the file came.  RemoteProtocolError if anything does not hold.
+        """
+        signed = self._signed_untrusted(envelope)
+        receipt, steps = signed.receipt, self.statement.steps
+        if receipt.outcome == "done":
+            return self.receipt_untrusted(envelope, file) if receipt.file_bytes == len(file) else None
+        if receipt.outcome != "cancelled" or receipt.steps_done > steps:
+            raise RemoteProtocolError("the receipt is not of what was cancelled")
+        cap = self.price_cap_millionths
+        if cap is not None and receipt.price_millionths > -(-cap * receipt.steps_done // steps):
+            raise RemoteProtocolError("the receipt asks for more than the steps that were done")
+        return signed
+
+    def _signed_untrusted(self, envelope: bytes) -> SignedReceipt:
+        """What is looked at in every receipt."""
+        signed = SignedReceipt.from_untrusted(envelope, network=self.network)
+        receipt = signed.receipt
+        if signed.provider != self.provider:
+            raise RemoteProtocolError("the receipt was signed by another peer")
+        if (receipt.attempt, receipt.statement, receipt.requester) != (
+            self.attempt,
+            self.statement.hash,
+            self.requester,
+        ):
+            raise RemoteProtocolError("the receipt is for another picture")
+        cap = self.price_cap_millionths
+        if cap is not None and receipt.price_millionths > cap:
+            raise RemoteProtocolError("the receipt asks for more than was offered")
         return signed
 
 

@@ -452,6 +452,7 @@ def _attempt(attempt: Attempt, node: Node) -> dict[str, Any]:
         "number": attempt.number,
         "peer": attempt.choice.peer,
         "name": node.name_of(attempt.choice.peer),
+        "why": attempt.why,
         "outcome": attempt.outcome,
         "sentence": attempt.sentence,
         "predicted_us": attempt.choice.predicted_us,

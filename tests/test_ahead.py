@@ -165,7 +165,7 @@ async def test_pictures_at_once_never_hold_more_than_two_streams_on_which_nothin
 
 
 async def test_a_stream_taken_by_someone_who_is_cancelled_is_closed(autojump_clock, world, alice, near):
-    ahead = alice.requester._reach._ahead
+    ahead = alice.requester.means.reach._ahead
     ahead.keep(near.id)  # it takes a round trip to open
     with trio.move_on_after(DELAY_US / 1e6) as scope:
         await ahead.open(near.id)

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 import peer.check
-import peer.requester
+import peer.delivery
 from peer.ahead import UNUSED_AFTER_S
 from peer.asking import JobFailed
 from peer.picture import strip
@@ -538,7 +538,7 @@ async def measured(world, alice, near, stage, clock, monkeypatch):
         case "submit":
             return await alice.ask(asked_us=now_us() - us)
         case "embed":
-            monkeypatch.setattr(peer.requester, "embed", partial(slow, peer.requester.embed))
+            monkeypatch.setattr(peer.delivery, "embed", partial(slow, peer.delivery.embed))
         case "dial":
             open_stream = alice.host.open_stream
 

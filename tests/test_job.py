@@ -199,7 +199,7 @@ def test_the_next_attempt_may_be_resumed_as_often():
 def test_what_the_requester_did_wrong_is_asked_of_nobody_else():
     job = offered()
     job.on_accepted(job.attempts, START_IN_US)
-    assert job.on_failed(job.attempts, requesters_fault=True, sentence="The prompt is too long.") == [
+    assert job.on_failed(job.attempts, fault="requester", sentence="The prompt is too long.") == [
         GiveUp("The prompt is too long.")
     ]
 
@@ -207,8 +207,15 @@ def test_what_the_requester_did_wrong_is_asked_of_nobody_else():
 def test_what_the_provider_did_wrong_is_asked_of_another():
     job = offered()
     job.on_accepted(job.attempts, START_IN_US)
-    actions = without_words(job.on_failed(job.attempts, requesters_fault=False, sentence="Out of memory."))
+    actions = without_words(job.on_failed(job.attempts, fault="provider", sentence="Out of memory."))
     assert actions == [Penalise("near"), Replan(frozenset({"near"}))]
+
+
+def test_what_was_nobodys_fault_is_asked_of_another_and_nobody_is_avoided_for_it():
+    job = offered()
+    job.on_accepted(job.attempts, START_IN_US)
+    actions = without_words(job.on_failed(job.attempts, fault="nobody", sentence="It would be too late."))
+    assert actions == [Replan(frozenset({"near"}))]
 
 
 def test_a_bad_result_is_not_fetched_again():
@@ -231,7 +238,7 @@ def test_attempts_are_bounded():
     job.start()
     for number in range(MAX_ATTEMPTS):
         planned(job, f"peer{number}")
-        actions = job.on_failed(job.attempts, requesters_fault=False, sentence="Out of memory.")
+        actions = job.on_failed(job.attempts, fault="provider", sentence="Out of memory.")
     assert isinstance(actions[-1], GiveUp)
     assert job.state is State.FAILED
 
@@ -286,6 +293,14 @@ def hedged(first="accepted"):
     job.on_hedge_due(1, DUE_US)
     job.on_hedge_plan(prospect("far", start_in_us=10_000), DUE_US)
     return job
+
+
+def test_a_start_is_late_by_what_has_passed_since_it_was_promised_or_predicted():
+    job = offered()
+    assert job.late_us(1, START_IN_US - 1) == 0
+    assert job.late_us(1, START_IN_US + 7) == 7
+    job.on_accepted(1, 500_000)
+    assert job.late_us(1, 500_009) == 9
 
 
 def test_a_hedge_is_due_when_the_start_is_later_than_the_way_and_a_little_more():
@@ -351,7 +366,7 @@ def test_who_starts_first_outruns_the_other_which_is_cancelled_and_not_avoided(f
     assert actions == [CancelAttempt(peers[other], other)]
     assert job.under_way == (first,)
     assert job.on_start(other) == []  # it crossed the CANCEL
-    assert job.on_failed(other, requesters_fault=False, sentence="Cancelled.") == []
+    assert job.on_failed(other, fault="provider", sentence="Cancelled.") == []
     assert job.on_lost(other, "the connection was lost") == []  # once it said that it stopped
     job.on_result(first)
     assert job.on_checked(first) == [Finish()]
@@ -378,7 +393,7 @@ def test_of_two_attempts_one_may_end_and_the_other_is_waited_for_and_may_be_hedg
     assert job.hedges == MAX_HEDGES  # so there is no third
     assert job.under_way == (3,)
     assert job.on_accepted(3, DUE_US) == []
-    *_, replan = job.on_failed(3, requesters_fault=False, sentence="Out of memory.")
+    *_, replan = job.on_failed(3, fault="provider", sentence="Out of memory.")
     assert replan == Replan(frozenset({"near", "middle"}))
 
 
@@ -391,7 +406,7 @@ def test_a_refused_hedge_does_not_make_the_next_offer_forced():
 
 
 def test_what_the_requester_did_wrong_ends_both():
-    assert hedged().on_failed(1, requesters_fault=True, sentence="Too long.") == [
+    assert hedged().on_failed(1, fault="requester", sentence="Too long.") == [
         CancelAttempt("far", 2),
         GiveUp("Too long."),
     ]
@@ -508,8 +523,8 @@ class Swarm:
                 "checked": lambda: job.on_checked(number),
                 "busy": lambda: job.on_refused(number, busy=True, sentence="Busy."),
                 "never": lambda: job.on_refused(number, busy=False, sentence="No such model."),
-                "failed": lambda: job.on_failed(number, requesters_fault=False, sentence="Out of memory."),
-                "our_fault": lambda: job.on_failed(number, requesters_fault=True, sentence="Too long."),
+                "failed": lambda: job.on_failed(number, fault="provider", sentence="Out of memory."),
+                "our_fault": lambda: job.on_failed(number, fault="requester", sentence="Too long."),
                 "lost": lambda: job.on_lost(number, "the connection was lost", resumable=False),
                 "broke": lambda: job.on_lost(number, "the connection was lost"),
                 "bad": lambda: job.on_bad_result(number, "the bytes are others"),

@@ -156,10 +156,21 @@ async def test_a_deadline_in_reach_is_held_and_one_out_of_reach_is_refused_at_su
         await asker.events("quote", wishes=wishes(deadline_us=100_000))
 
 
-async def test_a_picture_that_came_too_late_is_said_to_be(autojump_clock, asker):
+async def test_what_cannot_be_drawn_in_time_any_more_is_given_up_and_nobody_avoided(autojump_clock, asker):
     near = await asker.world.add("near")
     await asker.learn(near)
     near.renderer.stage_us["step"] = 500_000
+    with pytest.raises(UserError, match="cannot be ready any more") as told:
+        await asker.events(wishes=wishes(deadline_us=5_000_000))
+    assert told.value.exit_code == JOB_FAILED
+    ((found,),) = [asker.alice.directory.candidates(now_us(), own=False)]
+    assert found.penalty_us == 0
+
+
+async def test_a_picture_that_came_too_late_is_said_to_be(autojump_clock, asker):
+    near = await asker.world.add("near")
+    await asker.learn(near)
+    asker.alice.save_us = 5_000_000  # it is drawn in time
     await asker.only("picture", wishes=wishes(deadline_us=5_000_000))
     assert any(
         "later than within 5.00 s, as was wanted." in each for each in (await asker.why())["sentences"]

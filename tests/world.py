@@ -16,6 +16,8 @@ import trio
 import trio.testing
 from PIL import Image
 
+import peer.conversing
+import peer.delivery
 import peer.gossip
 import peer.link
 import peer.provider
@@ -66,6 +68,7 @@ def now_us():
 def use_virtual_time(monkeypatch):
     """The peers' clock is trio's, and what they leave to threads is done at once."""
     modules = (peer.gossip, peer.link, peer.provider, peer.requester, peer.residents, peer.task_stream)
+    modules += (peer.conversing, peer.delivery)
     for module in (*modules, peer.work):
         monkeypatch.setattr(module, "now_us", now_us)
     monkeypatch.setattr(trio.to_thread, "run_sync", _at_once)

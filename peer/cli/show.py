@@ -211,9 +211,10 @@ def print_why(report: Mapping[str, Any]) -> None:
 def _print_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
     """Nothing of a first attempt that went well."""
     for each in attempts if [each.get("outcome") for each in attempts] != ["done"] else ():
-        why = f": {sentence(each['sentence'])}" if each.get("sentence") else ""
+        said = f": {sentence(each['sentence'])}" if each.get("sentence") else ""
         asked = who(each.get("name"), each.get("peer"))
-        say(f"Attempt {each.get('number')}, {asked}, {plain(str(each.get('outcome')))}{why}")
+        why = f", asked as well because {plain(str(each['why']))}" if each.get("why") else ""
+        say(f"Attempt {each.get('number')}, {asked}{why}, {plain(str(each.get('outcome')))}{said}")
 
 
 def shown_price(millionths: object) -> str:

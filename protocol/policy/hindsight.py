@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from .chain import LOST
 from .cost import PREDICTED_SPANS
 from .selection import Choice
 from .timeline import Span, duration
@@ -20,7 +21,6 @@ PREDICTED_AS = {
     "step": "step",
     **dict.fromkeys(("leave", "transfer", "wake"), "transfer"),
 }
-LOST = "lost"  # an attempt that gave no picture
 NOTABLE_PERCENT = 10  # of what it took: a smaller surprise is none
 
 

@@ -15,17 +15,15 @@ from .selection import BUSY_PERCENT, Choice
 
 MAX_REDIRECTS = 3  # polite refusals before the next offer is forced (no max_wait): measured, see selection
 MAX_ATTEMPTS = 8  # hedges not counted
-REFUSED_AT_MOST = (
-    2  # times by one peer in one job: its REFUSE told how busy it is, so it may still be the best known.
-)
+# Times by one peer in one job: its REFUSE told how busy it is, so it may still be the best known.
 # In simulation at load .6 and .85, beside once: p95 over the oracle 1.34 for 1.38, 1.40 for 1.43.
+REFUSED_AT_MOST = 2
 MAX_RESUMES = 3  # of one attempt: a path that breaks more often is a lost peer
 RESUME_WITHIN_US = 10_000_000  # for a connection to come back before the result is rendered elsewhere
 MAX_HEDGES = 2  # of one job: what hedging may cost the swarm is bounded whatever the peers do
 HEDGE_SLACK_US = 50_000  # beyond the round trips: of the 50-250 ms that are usual, the least
-HEDGE_RTT_PERCENT = (
-    120  # of the peer's round trip: START is on its way for half of one, and jitter is no lateness
-)
+# Of the peer's round trip: START is on its way for half of one, and jitter is no lateness.
+HEDGE_RTT_PERCENT = 120
 STALE_US = 5_000_000  # live state is meant to be 2-5 s old; at 10 s and load .85 hedges made waits longer
 
 
@@ -139,9 +137,10 @@ class Penalise:
 
 @dataclass(frozen=True)
 class Tell:
-    """A sentence for the person."""
+    """A sentence for the person, about the peer of this attempt."""
 
     sentence: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -217,6 +216,10 @@ class Job:
     def over(self) -> bool:
         return self.state in (State.DONE, State.FAILED, State.CANCELLED)
 
+    def late_us(self, number: int, now_us: int) -> int:
+        """By how much its START is later than it was promised, or predicted where nothing was."""
+        return max(0, now_us - self._of(number).start_us)
+
     def start(self) -> list[Action]:
         return [self._replan()]
 
@@ -257,16 +260,15 @@ class Job:
         if not self._hedgeable(waiting) or now_us < waiting.hedge_us:
             return self._hedge_later()  # something was heard meanwhile
         late_us = now_us - waiting.start_us
-        worth_us = (
-            prospect.total_us - waiting.rest_us if prospect else 0
-        )  # so late, it is as good as the other
+        # So late, it is as good as the other.
+        worth_us = prospect.total_us - waiting.rest_us if prospect else 0
         if prospect is None or late_us <= worth_us or (prospect.busy and prospect.stale):
             waiting.hedge_us = waiting.start_us + max(2 * late_us, worth_us + 1)
             return self._hedge_later()
         self.hedges += 1
         hedge = self._attempt(prospect, now_us, forced=False, hedge=True)
         return [
-            Tell("it has not started in time; asking another peer as well"),
+            Tell("it has not started in time; asking another peer as well", number),
             MakeOffer(hedge.peer, hedge.number, hedge.forced, hedge=True),
         ]
 
@@ -308,17 +310,18 @@ class Job:
         else:
             self._refused[attempt.peer] += REFUSED_AT_MOST if attempt.forced else 1
             self._redirects += not attempt.hedge
-        return self._again(f"refused: {sentence}")
+        return self._again(attempt, f"refused: {sentence}")
 
-    def on_failed(self, number: int, *, requesters_fault: bool, sentence: str) -> list[Action]:
-        """The provider ended the work without a picture."""
+    def on_failed(self, number: int, *, fault: str, sentence: str) -> list[Action]:
+        """The provider ended the work without a picture.  `fault`: of FAILED, see wire README section 9.1."""
         attempt = self._of(number)
         if not self._end(attempt, sentence):
             return []
-        if requesters_fault:
+        if fault == "requester":
             return self._give_up(sentence)
         self._tried.add(attempt.peer)
-        return [Penalise(attempt.peer), *self._again(f"failed: {sentence}")]
+        avoided: list[Action] = [Penalise(attempt.peer)] if fault == "provider" else []
+        return [*avoided, *self._again(attempt, f"failed: {sentence}")]
 
     def on_lost(self, number: int, what: str, *, resumable: bool = True) -> list[Action]:
         """The connection broke, or nothing was heard for too long; `what` says which.  It is not known what ran.
@@ -329,7 +332,7 @@ class Job:
         if resumable and attempt.stage is Stage.RECEIVING and attempt.resumes < MAX_RESUMES:
             attempt.resumes += 1
             return [
-                Tell("the connection broke while the picture was coming; fetching the rest"),
+                Tell("the connection broke while the picture was coming; fetching the rest", number),
                 ResumeTransfer(attempt.peer, number, RESUME_WITHIN_US),
             ]
         if attempt.outrun:  # late is no fault, but gone is gone, whoever came first
@@ -338,7 +341,7 @@ class Job:
         if not self._end(attempt, what):
             return []
         self._tried.add(attempt.peer)
-        return [Penalise(attempt.peer), *self._again(what)]
+        return [Penalise(attempt.peer), *self._again(attempt, what)]
 
     def on_bad_result(self, number: int, sentence: str) -> list[Action]:
         """What came does not hold: a wrong signature, hash, size or format."""
@@ -346,7 +349,7 @@ class Job:
         if not self._end(attempt, sentence):
             return []
         self._tried.add(attempt.peer)
-        return [Penalise(attempt.peer), *self._again(sentence)]
+        return [Penalise(attempt.peer), *self._again(attempt, sentence)]
 
     def on_checked(self, number: int) -> list[Action]:
         attempt = self._of(number)
@@ -414,13 +417,14 @@ class Job:
         self._last_sentence = sentence
         return True
 
-    def _again(self, why: str) -> list[Action]:
+    def _again(self, ended: _Attempt, why: str) -> list[Action]:
+        said = why.removesuffix(".")
         if self._alive():
-            return [Tell(f"{why.removesuffix('.')}; another peer is at it"), *self._hedge_later()]
+            return [Tell(f"{said}; another peer is at it", ended.number), *self._hedge_later()]
         if self.attempts - self.hedges >= MAX_ATTEMPTS:
             return self._give_up(f"{self.attempts} attempts did not give a picture; the last one {why}")
         self.state = State.PLANNING
-        return [Tell(f"{why.removesuffix('.')}; asking another peer"), self._replan()]
+        return [Tell(f"{said}; asking another peer", ended.number), self._replan()]
 
     def _give_up(self, sentence: str) -> list[Action]:
         self.state = State.FAILED
