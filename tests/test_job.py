@@ -443,7 +443,7 @@ def test_a_prospect_is_what_was_predicted_before_and_after_the_start():
     spans = (
         ("dial", 1), ("offer", 2), ("wait", 4), ("load_weights", 8), ("fixed", 16), ("step", 32), ("transfer", 64)
     )  # fmt: skip
-    choice = Choice("near", 9, 127, 0, step_us=8, busy_us=56, wait_us=4, uncertain_us=0, spans=spans)
+    choice = Choice("near", 9, 127, 0, step_us=8, busy_us=56, wait_us=4, margin_us=0, spans=spans)
     assert Prospect.of(choice, heard_us=0, now_us=STALE_US) == Prospect("near", 9, 15, 112, False, False)
     late = Prospect.of(choice._replace(wait_us=6), heard_us=0, now_us=STALE_US + 1)
     assert (late.busy, late.stale, late.total_us) == (True, True, 127)
