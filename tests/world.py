@@ -464,7 +464,9 @@ class FakeModel:
 class Peer:
     """One peer, wired as in peer.node."""
 
-    def __init__(self, world, name, *, provide, allow, models, home, rate_millionths=None):
+    def __init__(
+        self, world, name, *, provide, allow, models, home, rate_millionths=None, listed=(), room_bytes=None
+    ):
         self.name, self._world = name, world
         self.key = hashlib.sha256(name.encode()).digest()
         self.id = peer_id_of(public_key_of(self.key))
@@ -506,6 +508,9 @@ class Peer:
             own_peer=self.id,
             on_capabilities=self.gossip.renew,
             journal=self._write,
+            listed=listed,
+            ahead=bool(listed),
+            device_limit_bytes=room_bytes,
         )
         self.work = Work(
             private_key=self.key,
@@ -685,8 +690,13 @@ class World:
         home=None,
         delay_us=DELAY_US,
         rate_millionths=None,
+        listed=(),
+        room_bytes=None,
     ):
-        """A peer that runs, connected to all others `delay_us` away, known to them and knowing them."""
+        """A peer that runs, connected to all others `delay_us` away, known to them and knowing them.
+
+        `listed`: models that it loads ahead of demand; `room_bytes`: for weights.
+        """
         added = Peer(
             self,
             name,
@@ -695,6 +705,8 @@ class World:
             models=models,
             home=home,
             rate_millionths=rate_millionths,
+            listed=listed,
+            room_bytes=room_bytes,
         )
         await added.start()
         for other in self.peers.values():
