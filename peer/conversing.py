@@ -165,7 +165,8 @@ class Conversing:
     def _sign_offer(self, session: Session, forced: bool) -> SignedOffer:
         choice, wishes, means = self.attempt.choice, self._errand.wishes, self._means
         assert session.hello is not None  # a session is there once hello was said
-        here_us, there_us = now_us(), session.remote_now_us()
+        ready_us = wishes.ready_within_us(dict(choice.spans).get("transfer", 0), now_us())
+        there_us = session.remote_now_us()
         offer = Offer(
             statement=self._errand.statement,
             provider=key_of_untrusted(choice.peer),
@@ -175,7 +176,7 @@ class Conversing:
             max_wait_us=None if forced else choice.max_wait_us,
             price_cap_millionths=choice.price_millionths,  # as its advert has it: no more than is known now
             value_of_time_millionths=wishes.value_of_time_millionths,
-            due_us=there_us + max(0, wishes.due_us - here_us) if wishes.due_us and wishes.must else None,
+            due_us=None if ready_us is None else there_us + ready_us,
         )
         return SignedOffer.sign(offer, network=means.network, private_key=means.private_key)
 

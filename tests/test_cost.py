@@ -189,3 +189,11 @@ def test_credits_are_shown_to_the_last_digit():
         "12 credits",
         "1.5 credits",
     ]
+
+
+def test_who_draws_is_told_of_the_deadline_less_the_way_here_unless_late_will_do():
+    wishes = Wishes(due_us=5_000_000)
+    assert wishes.ready_within_us(300_000, 1_000_000) == 4_000_000 - OVERHEAD_US - 300_000
+    assert wishes.ready_within_us(300_000, 5_000_000) == 0
+    assert Wishes(due_us=5_000_000, must=False).ready_within_us(0, 0) is None
+    assert cost.USUAL.ready_within_us(0, 0) is None

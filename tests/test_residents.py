@@ -7,6 +7,7 @@ from peer.changed import Changed
 from peer.renderer.client import RendererDied
 from peer.task_stream import TaskStream
 from peer.work import QUIET_S
+from protocol.policy.cost import OVERHEAD_US, Wishes
 from protocol.policy.residency import DEMAND_OVER_US, FAILED_FOR_US
 from protocol.wire.conversation import Conversation, Role
 from protocol.wire.identity import key_of_untrusted
@@ -290,3 +291,14 @@ async def test_a_running_task_is_stopped_when_its_steps_show_that_it_is_too_slow
     assert near.renderer.cancelled == [b"1" * 16]
     near.renderer.stage_us["step"] = 20_000
     await (await Ask.of(alice, near, attempt=b"2")).drawn()
+
+
+async def test_a_persons_deadline_reaches_whoever_draws_less_the_way_back(autojump_clock, world, alice):
+    near = await world.add("near")
+    told, offer = [], near.work.offer
+    near.work.offer = lambda *args: told.append(args[-1]) or offer(*args)
+    await alice.ask()
+    due_us = now_us() + 5 * S
+    await alice.ask(statement(seed=8), wishes=Wishes(due_us=due_us))
+    assert told[0] is None
+    assert due_us - S < told[1] < due_us - OVERHEAD_US

@@ -40,6 +40,11 @@ class Wishes:
         """For whoever draws; None: as long as it takes."""
         return None if self.due_us is None else self.due_us - now_us - OVERHEAD_US
 
+    def ready_within_us(self, transfer_us: int, now_us: int) -> int | None:
+        """For whoever draws it, where it then takes `transfer_us` to come here; None: it is wanted late too."""
+        left_us = self.left_us(now_us) if self.must else None
+        return None if left_us is None else max(0, left_us - transfer_us)
+
     def counted_us(self, mean_us: int, p90_us: int) -> int:
         """The time that counts: late enough for nine pictures of ten, or the mean where there are many."""
         return mean_us if self.batch else p90_us
