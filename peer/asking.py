@@ -44,6 +44,7 @@ class Attempt:
     step_us: int | None = None
     outcome: str = "offered"
     sentence: str | None = None
+    final: bool = False  # it would end like that again
     last_byte_us: int = 0
 
     @property
@@ -103,12 +104,14 @@ class Events:
 class Asked:
     """When the person asked, and spans (name, start_us, us) of what was done about it before `render` was called.
 
-    `wishes`: what they would pay for time, and until when it must be there.
+    `wishes`: what they would pay for time, and until when it must be there.  `only`: no other peer than this one is to be
+    asked, and it once only, however long it lets the picture wait; None: whom selection chooses.
     """
 
     at_us: int
     spans: tuple[tuple[str, int, int], ...] = ()
     wishes: Wishes = USUAL
+    only: str | None = None
 
 
 @dataclass(frozen=True)

@@ -221,21 +221,25 @@ class Conversing:
             match message:
                 case Accept():
                     self._on_accept(message, line, now, resumed=resumed)
-                    if not resumed:
-                        tell(job.on_accepted(number, now + message.wait_us + message.load_us))
+                    if not resumed and attempt.promised_us is not None:
+                        tell(job.on_accepted(number, now + attempt.promised_us))
                     if not self._dismissed:
                         self._errand.on_accepted(attempt)
                 case Refuse():
                     self._on_end(now)  # it is not in the state that follows
+                    busy = message.code == "busy"
                     if message.state is not None and peer != own:
                         directory.on_state(peer, message.state, now)
+                        if busy and attempt.offer is not None:
+                            max_wait_us = attempt.offer.offer.max_wait_us
+                            directory.on_refused(peer, max_wait_us=max_wait_us, now_us=now)
                     attempt.leg.add_heard("offer", self._left_us, talk.heard_us, now, observer=own)
                     attempt.leg.spanned_us = now
                     self._note("refused", message.sentence)
+                    attempt.final = message.code != "busy"
                     if resumed:
                         tell(job.on_bad_result(number, "it no longer has the picture"))
                     else:
-                        busy = message.code == "busy"
                         tell(job.on_refused(number, busy=busy, sentence=message.sentence))
                     return
                 case Loading():
@@ -252,6 +256,7 @@ class Conversing:
                 case Failed():
                     self._on_end(now)
                     self._note("failed", message.sentence)
+                    attempt.final = message.fault == "requester"
                     tell(job.on_failed(number, fault=message.fault, sentence=message.sentence))
                     return
                 case Result():
@@ -284,7 +289,7 @@ class Conversing:
         if not resumed:
             self._note("accepted")
             attempt.step_us, attempt.accepted_us = message.step_us, now
-            attempt.promised_us = message.wait_us + message.load_us
+            attempt.promised_us = attempt.choice.start_within_us(message.wait_us, message.load_us)
             attempt.leg.add_heard("offer", self._left_us, heard_us, now, observer=own)
             attempt.leg.spanned_us = now
 
@@ -337,7 +342,7 @@ class Conversing:
 
     def _note(self, outcome: str, sentence: str | None = None) -> None:
         """How it stands, for people; what becomes of it once it is not wanted is told to nobody."""
-        if not self._dismissed:
+        if not self._dismissed and self.attempt.outcome != "done":
             self.attempt.outcome, self.attempt.sentence = outcome, sentence
 
     def _span(self, name: str, start_us: int, end_us: int) -> None:

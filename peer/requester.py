@@ -27,6 +27,7 @@ from protocol.policy.job import (
 )
 from protocol.policy.refusals import all_refused
 from protocol.policy.selection import NoCandidate, Plan
+from protocol.policy.selection import plan as plan_of
 from protocol.policy.shortlist import Shortlists
 from protocol.policy.timeline import Timeline, duration
 from protocol.wire.identity import public_key_of
@@ -128,10 +129,12 @@ class _Run:
         self._means = requester.means
         self._directory = requester.means.directory
         self._remote = remote
+        self._only = asked.only
         self._events = events
         self._timeline = Timeline(asked.at_us)
         self._conversings: list[Conversing] = []  # attempt n at n - 1
         self._first_plan: Plan | None = None
+        self._first_planned_us = 0
         self._plan: tuple[Plan, int, int] | None = None  # the latest, from when until when it was made
         self._hedges_us: dict[int, int] = {}  # when to look whether an attempt needs one
         self._changed = Changed()
@@ -212,8 +215,9 @@ class _Run:
             self.carry_out(self.job.on_no_candidate(prospect))
             return
         assert self._plan is not None
-        plan, *_ = self._plan
-        self._first_plan = self._first_plan or plan
+        plan, _, planned_us = self._plan
+        if self._first_plan is None:
+            self._first_plan, self._first_planned_us = plan, planned_us
         self._events.planned(plan)
         self.carry_out(self.job.on_plan(prospect, now_us()))
 
@@ -221,15 +225,7 @@ class _Run:
         """The best of a new plan; or why there is none."""
         began_us = now_us()
         try:
-            plan = self._r.shortlists.plan(
-                self._directory,
-                self.statement,
-                now_us=began_us,
-                own=not self._remote,
-                excluded=excluded,
-                seed=secrets.randbits(63),
-                wishes=self.wishes,
-            )
+            plan = self._plan_only(began_us) if self._only else self._plan_without(excluded, began_us)
         except NoCandidate as exc:
             return str(exc)
         self._r.links.on_plan(choice.peer for choice in plan.ranked)
@@ -242,6 +238,24 @@ class _Run:
         self._plan = plan, began_us, now_us()
         best = plan.ranked[0]
         return Prospect.of(best, heard_us=self._directory.heard_us(best.peer), now_us=now_us())
+
+    def _plan_without(self, excluded: frozenset[str], now: int) -> Plan:
+        return self._r.shortlists.plan(
+            self._directory,
+            self.statement,
+            now_us=now,
+            own=not self._remote,
+            excluded=excluded,
+            seed=secrets.randbits(63),
+            wishes=self.wishes,
+        )
+
+    def _plan_only(self, now: int) -> Plan:
+        assert self._only is not None
+        if self._conversings:
+            raise NoCandidate("The one peer that was to be asked was asked.")
+        only = self._directory.candidates(now, own=not self._remote, among=frozenset({self._only}))
+        return plan_of(only, self.statement, now_us=now, seed=0, wishes=self.wishes)
 
     def _make_offer(self, number: int, *, forced: bool, hedge: bool) -> None:
         assert self._plan is not None
@@ -262,7 +276,7 @@ class _Run:
         self._directory.on_offered(choice.peer, identity, choice.busy_us, now)
         if choice.peer != self._means.peer:
             self._r.demand.on_offer(choice.busy_us, now)
-        self._nursery.start_soon(conversing.run, forced)
+        self._nursery.start_soon(conversing.run, forced or self._only is not None)
 
     def _failed(self, sentence: str) -> JobFailed:
         attempts, now = self._attempts, now_us()
@@ -285,15 +299,18 @@ class _Run:
         self._events.progressed(attempt.number, progress)
 
     def on_drawn(self, attempt: Attempt, file: bytes, done_us: int) -> None:
-        assert self._first_plan is not None
+        plan = self._first_plan
+        assert plan is not None
         self._finish(attempt, done_us)
+        if plan.forecast is not None:
+            self._directory.calibration.on_picture(plan.forecast, done_us - self._first_planned_us)
         self._drawn = Picture(
             statement=self.statement,
             file=file,
             provider=attempt.choice.peer,
             checked=CHECKED,
             timeline=self._timeline,
-            plan=self._first_plan,
+            plan=plan,
             attempts=self._attempts,
         )
         self._events.drawn(self._drawn)

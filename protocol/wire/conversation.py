@@ -24,7 +24,9 @@ MIN_QUIET_US = 1_000_000
 QUIET_STEPS = 4  # progress deadline = max(MIN_QUIET_US, QUIET_STEPS x predicted step)
 HEARTBEAT_US = 250_000  # LOADING or PROGRESS at least this often: four fit into the shortest deadline
 ACK_WITHIN_US = 20_000_000  # the slowest path still moves an ack in this time
-START_SLACK_US = 2_000_000  # what START may be late beyond the wait that ACCEPT promised
+# What START may be late beyond the wait that ACCEPT promised: a peer that is heard of all the time is not lost, and whoever
+# has another to ask need not wait for this; but a renderer may hang while its peer tells of it.
+START_SLACK_US = 30_000_000
 
 
 class Role(enum.Enum):
