@@ -25,9 +25,8 @@ MAX_NAME_CHARS = 64
 PSK_BYTES = 32
 MAX_PRICE = 1_000_000  # credits: of the largest picture that a peer takes, a receipt can still say the price
 PRICE_DIGITS = 6  # behind the point: prices are told in millionths
-DEFAULT_LISTEN = (
-    "/ip4/0.0.0.0/tcp/0",
-)  # any free port: several peers on one machine do not get in each other's way
+# Any free port: several peers on one machine do not get in each other's way.
+DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0",)
 DEFAULT_NETWORK = "main"
 
 _LISTS = frozenset({"listen", "join", "models", "allow"})

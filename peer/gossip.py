@@ -42,10 +42,8 @@ from .network import HostError
 PUBLISH_SPREAD = (2 / 3, 4 / 3)  # of the mean interval, so that not everyone speaks at once
 ROUND_EVERY_S = 5.0  # expiry, the shard, lookups
 ERRANDS_PER_ROUND = 3  # 32 adverts of 180 s are asked for again in time
-RELAY_BURST, RELAY_EVERY_US = (
-    256,
-    500_000,
-)  # adverts that we check for one forwarder: honest ones pass on half a one a second
+# Adverts that we check for one forwarder: honest ones pass on half a one a second.
+RELAY_BURST, RELAY_EVERY_US = 256, 500_000
 ASK_BURST, ASK_EVERY_US = 16, 5_000_000  # syncs and lookups that we answer one peer
 SYNC_WITHIN_S = 5.0
 DIAL_EVERY_S = 2.0  # and whenever a peer appears or leaves

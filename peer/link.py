@@ -154,8 +154,8 @@ class Links:
 
     def state_due_us(self, peer: str, asked_us: int) -> int:
         """When a peer that was last asked for its live state at `asked_us` is asked again."""
-        known_us = max(asked_us, self._directory.heard_us(peer) or 0)
-        return known_us + self._attention.every_us(peer, len(self._sessions), now_us())
+        heard_us = self._directory.heard_us(peer)
+        return self._attention.due_us(peer, asked_us, heard_us, len(self._sessions), now_us())
 
     def on_disconnected(self, peer: str) -> None:
         self._sessions.pop(peer, None)

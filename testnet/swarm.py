@@ -22,9 +22,8 @@ from .run_folder import temporary_folder
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 PORT = 4001  # of each peer with an address of its own
-MANY_KNOWN = (
-    CONNECTIONS * 3 // 4
-)  # a swarm in which not all can be connected is ready once each has measured so many
+# A swarm in which not all can be connected is ready once each has measured so many.
+MANY_KNOWN = CONNECTIONS * 3 // 4
 MAX_PEERS = 200  # of some 100 MB each: more than that belongs in the simulation
 _POLL_S = 0.05
 _WATCH_S = 0.5

@@ -43,3 +43,10 @@ def test_what_is_asked_is_bounded_whatever_is_planned_and_however_many_there_are
         attention.on_plan(map(str, ranked))
     periods = [attention.every_us(str(peer), links, 1) for peer in range(links)]
     assert sum(1e6 / us for us in periods) <= (LIKELY + 1) * 1e6 / LIKELY_EVERY_US + OTHERS_PER_S + 1
+
+
+def test_a_peer_is_due_a_period_after_it_was_asked_or_told_of_itself_whichever_came_last():
+    attention = Attention()
+    assert attention.due_us("a", 7, None, 10, 8) == 7 + IDLE_EVERY_US
+    assert attention.due_us("a", 7, 9, 10, 9) == 9 + IDLE_EVERY_US
+    assert attention.due_us("a", 9, 7, 10, 9) == 9 + IDLE_EVERY_US

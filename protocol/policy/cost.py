@@ -11,9 +11,8 @@ from .credits import PRESETS_MILLIONTHS, price_millionths
 from .prediction import Candidate, Constraint, Exclusion, Prediction
 from .timeline import duration
 
-OVERHEAD_US = (
-    25_000  # from "asked" to "on disk" beside what is predicted: what `scripts/bench` holds a job to
-)
+# From "asked" to "on disk" beside what is predicted: what `scripts/bench` holds a job to.
+OVERHEAD_US = 25_000
 PREDICTED_SPANS = {
     "dial": "connecting to it",
     "offer": "the way of the offer",

@@ -16,13 +16,10 @@ from .timeline import duration
 
 LEAST_STEPS = 4  # below it, the one-step samplers of section 8 leave noise
 LEAST_SIDE_PX = 64
-MOST_GRAIN_PX = (
-    64  # what divides the sides that were asked, up to this, divides those of a rung: a model may need it
-)
-ROUND_UP_US = (
-    (10_000_000, 10_000),
-    (120_000_000, 100_000),
-)  # (below, to multiples of): as `duration` shows it
+# What divides the sides that were asked, up to this, divides those of a rung: a model may need it.
+MOST_GRAIN_PX = 64
+# (below, to multiples of): as `duration` shows it.
+ROUND_UP_US = ((10_000_000, 10_000), (120_000_000, 100_000))
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,19 @@ NEAR = 20
 MATES = 2  # of one's shard, by lot; as many choose us, and such a graph holds together
 FAR = 8  # of all, by lot: the swarm's graph holds together, and coordinates need the far as well as the near
 CONNECTIONS = NEAR + MATES + FAR
-MOST_CONNECTIONS = (
-    112  # of one that asks much: the further ones go to the nearest (protocol/policy/demand.py)
-)
-KEPT_US = (
-    300_000_000  # as many as were wanted then: who asks in bursts does not dial the same peers each time
-)
+# Of one that asks much: the further ones go to the nearest.  (demand.py)
+MOST_CONNECTIONS = 112
 SOURCE_SHARE = 4  # one source gets a fourth of each kind of place, and more only where nobody else wants it
-LOTS_EVERY_US = 1_800_000_000
 STAYS_PERCENT, STAYS_US = (
     75,
     5_000,
 )  # a connected peer counts as so much nearer: peers alike do not take turns
 LOST_MILLIONTHS = 1_000_000  # who is wrong by as much as the distance does not know where it is
-LOT_EVERY_US = 300_000_000  # and one that only the lot wants
+# So many connections stay wanted for so long: who asks in bursts does not dial the same peers each time.
+KEPT_US = 300_000_000
 SWAP_EVERY_US = 30_000_000  # with all places taken: a handshake and a sync are some ten kB
+LOT_EVERY_US = 300_000_000  # and one that only the lot wants
+LOTS_EVERY_US = 1_800_000_000  # others are drawn
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,7 @@ class Pace:
 
 def pace(advert_bytes: int, peers: int, bits: int) -> Pace:
     """For a topic with `peers`, this one included."""
-    cost_bytes = advert_cost_bytes(advert_bytes, min(peers - 1, neighbours_in_topic(bits)))
-    interval_us = peers * cost_bytes * 1_000_000 // TOPIC_BYTES_PER_S
+    interval_us = _interval_us(advert_bytes, peers, bits)
     interval_us = min(SELDOM_US, max(OFTEN_US, interval_us))
     return Pace(interval_us, min(MAX_LIFETIME_S, INTERVALS_ALIVE * interval_us // 1_000_000))
 
@@ -136,5 +135,10 @@ def too_few(advert_bytes: int, peers: int, bits: int) -> bool:
 
 def _percent(advert_bytes: int, peers: int, bits: int) -> int:
     """Of the budget, with the longest intervals."""
+    return 100 * _interval_us(advert_bytes, peers, bits) // SELDOM_US
+
+
+def _interval_us(advert_bytes: int, peers: int, bits: int) -> int:
+    """That spends the budget of a topic with `peers`."""
     cost_bytes = advert_cost_bytes(advert_bytes, min(peers - 1, neighbours_in_topic(bits)))
-    return 100 * peers * cost_bytes * 1_000_000 // (SELDOM_US * TOPIC_BYTES_PER_S)
+    return peers * cost_bytes * 1_000_000 // TOPIC_BYTES_PER_S

@@ -17,18 +17,18 @@ from rich.console import Console
 from rich.table import Table
 
 from protocol.policy import attention, lookups, neighbours, shards
+from protocol.wire.advert import MAX_SHARD_BITS
+from protocol.wire.lookup import MAX_FOUND
 
 from .costs import ADVERT_CPU_S, EXCHANGE_CPU_S, PING_BYTES, PONG_BYTES, SILENT_CPU_SHARE, STATE_BYTES
 
 PEERS = (10, 20, 50, 100, 300, 1_000, 3_000, 10_000, 100_000)
 ADVERT_BYTES = 850  # one device, one model, one address, a coordinate
-STREAM_BYTES = (
-    700  # a lookup beside its adverts: the stream opened, agreed on and closed, the question, the frame
-)
+# A lookup beside its adverts: the stream opened, agreed on and closed, the question, the frame.
+STREAM_BYTES = 700
 ACK_BYTES = 52  # of a PONG; a PING's rides on the PONG
-COPIES_MEASURED = (
-    5.0  # of one advert, sent and received, where ADVERT_CPU_S was measured: five peers, all connected
-)
+# Of one advert, sent and received, where ADVERT_CPU_S was measured: five peers, all connected.
+COPIES_MEASURED = 5.0
 DEGREE, HIGH = 4, 8  # of gossipsub's mesh, as in peer/host.py
 TRIALS = 20  # adverts that are followed through the mesh of a shard
 DELAY_MS = (1, 150)  # one way
@@ -71,21 +71,24 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
     """With every shard as full as the mean one."""
     bits = next(
         bits
-        for bits in range(32)
+        for bits in range(MAX_SHARD_BITS + 1)
         if not shards.too_many(advert_bytes, max(1, -(-peers // (1 << bits))), bits)
     )
     shard_peers = max(1, -(-peers // (1 << bits)))
     connections = min(peers - 1, neighbours.CONNECTIONS)
     in_topic = min(shard_peers - 1, shards.neighbours_in_topic(bits))
     copies, links = mesh_copies(shard_peers, in_topic)
-    interval_us = shards.pace(advert_bytes, shard_peers, bits).interval_us
+    pace = shards.pace(advert_bytes, shard_peers, bits)
+    interval_us = pace.interval_us
     adverts_per_s = shard_peers * 1e6 / interval_us
     packet_bytes = advert_bytes + shards.RPC_BYTES + shards.PACKET_BYTES
     told = 2 * min(shards.GOSSIP_DEGREE, max(0, in_topic - links))
     gossip = adverts_per_s * (copies * packet_bytes + told * shards.IHAVE_BYTES)
     exchanges_per_s = 2 * connections * 1e6 / attention.IDLE_EVERY_US  # we ask them, and they us
     pings = exchanges_per_s * (PING_BYTES + PONG_BYTES + ACK_BYTES)
-    looked, looks_per_s = _lookups(connections - in_topic, interval_us, advert_bytes) if bits else (0.0, 0.0)
+    looked, looks_per_s = (
+        _lookups(connections - in_topic, pace.lifetime_s, advert_bytes) if bits else (0.0, 0.0)
+    )
     idle_cpu = (
         SILENT_CPU_SHARE
         + adverts_per_s * ADVERT_CPU_S * copies / COPIES_MEASURED
@@ -163,13 +166,12 @@ def _flood(mesh: Sequence[set[int]], delays: dict[tuple[int, int], float], autho
     return sent
 
 
-def _lookups(elsewhere: int, interval_us: int, advert_bytes: int) -> tuple[float, float]:
+def _lookups(elsewhere: int, lifetime_s: int, advert_bytes: int) -> tuple[float, float]:
     """(bytes, lookups) a second, of our own and of others at us, with so many connections to other shards."""
-    lifetime_us = min(600_000_000, shards.INTERVALS_ALIVE * interval_us)
-    renewals = max(0, elsewhere) * 100e6 / (lifetime_us * lookups.RENEW_PERCENT)
+    renewals = max(0, elsewhere) * 100 / (lifetime_s * lookups.RENEW_PERCENT)
     looks = 1e6 / lookups.LOOK_EVERY_US
     mates = 1e6 / lookups.MATES_AGAIN_US
-    told = renewals + looks * lookups.FOUND_AT_ONCE + mates * 32
+    told = renewals + looks * lookups.FOUND_AT_ONCE + mates * MAX_FOUND
     asked = renewals + looks + mates
     return 2 * (told * advert_bytes + asked * STREAM_BYTES), 2 * asked
 

@@ -283,9 +283,10 @@ class _Requester:
         heard: list[tuple[str, int, LiveState]] = []
         for index in group:
             peer = swarm.names[index]
-            known_us = max(self._asked_us.get(peer, -1), directory.heard_us(peer) or -1)
-            every_us = self.attention.every_us(peer, links, now_us)
-            if known_us >= 0 and now_us < known_us + every_us:
+            asked_us = self._asked_us.get(peer)
+            if asked_us is not None and now_us < self.attention.due_us(
+                peer, asked_us, directory.heard_us(peer), links, now_us
+            ):
                 continue
             self._asked_us[peer] = now_us
             provider = swarm.providers[index]

@@ -17,13 +17,8 @@ from .world import World
 COUNTED = (0.2, 0.98)  # of the requests: neither those of a world that just began, nor those of one that ends
 UNFINISHED_S = 1000.0  # what a request that nobody answered counts in percentiles
 CDF_SHARES = (0.01, 0.02, 0.05, *(ten / 10 for ten in range(1, 10)), 0.95, 0.98, 0.99, 0.995, 0.999)
-LINKS_MS = (
-    0,
-    5,
-    20,
-    60,
-    150,
-)  # of round trip, each up to the next: a building, a city, a country, a continent, an ocean
+# Of round trip, each up to the next: a building, a city, a country, a continent, an ocean.
+LINKS_MS = (0, 5, 20, 60, 150)
 SPANS = ("before", "wait", "load", "render", "network")
 
 

@@ -58,9 +58,8 @@ class WorldConfig:
     away_s: float = 30.0  # at the mean
     silent: float = 0.0  # of the providers answer pings and never an offer
     lying: float = 0.0  # of the providers say they are ten times faster, idle, and hold everything
-    trace: Path | None = (
-        None  # JSON lines: at_s; and, if the world is not to draw them, requester, model, steps
-    )
+    # JSON lines: at_s; and, if the world is not to draw them, requester, model, steps.
+    trace: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("peers", "requesters", "models", "warm_slots", "known"):
@@ -110,9 +109,8 @@ class World:
         self.config = config
         self.seed = seed
         self.result_px = RESULT_PX  # a side
-        self.offer_us = (
-            0  # of work on an offer, at both ends, before its provider has it: nothing beside the way
-        )
+        # Of work on an offer, at both ends, before its provider has it: nothing beside the way.
+        self.offer_us = 0
         self.changes: list[tuple[int, Callable[[], None]]] = []  # what becomes of it, and when, us
         dice = [np.random.default_rng([seed, part]) for part in range(6)]
         self._place(matrix, dice[0])
