@@ -164,9 +164,9 @@ class Residents:
         """For weights: what is left of the limit beside all else that the two processes need."""
         if not self._shared_memory or self._memory_limit_bytes is None:
             return self._most_bytes
-        used_bytes = self._renderer.memory_bytes()
         weights_bytes = self._residency.needed(self._renderer.resident)
-        rest_bytes = EMPTY_RENDERER_BYTES if used_bytes is None else max(0, used_bytes - weights_bytes)
+        used_bytes = self._renderer.memory_bytes() or 0  # of weights, what was touched so far
+        rest_bytes = max(EMPTY_RENDERER_BYTES, used_bytes - weights_bytes)
         room_bytes = max(0, self._memory_limit_bytes - _own_bytes() - rest_bytes)
         return room_bytes if self._most_bytes is None else min(room_bytes, self._most_bytes)
 

@@ -21,10 +21,15 @@ from PIL import Image
 
 from peer.clock import now_us
 from peer.renderer.client import RenderCancelled, Renderer, RendererDied, RenderFailed
+from peer.residents import Residents
 from peer.store.models import scan_folder
+from peer.work import Work
 from protocol.errors import RemoteProtocolError
+from protocol.policy.prediction import SpeedBook
 from protocol.wire.frames import FrameReader, pack
+from protocol.wire.identity import peer_id_of, public_key_of
 from protocol.wire.noise import normals
+from protocol.wire.offer import Offer
 from protocol.wire.receipt import pixel_hash
 from protocol.wire.statement import Statement
 
@@ -567,6 +572,70 @@ async def test_a_cold_start_says_where_its_time_went_and_a_retired_renderer_star
             await one.retire("it is enough")
             assert (one.pid, one.resident, one.memory_bytes()) == (None, (), None)
         assert one.restarts == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_two_models_that_do_not_both_fit_make_way_for_each_other(folders):
+    models = {model.id: model for model in (scan_folder(folders["sd"]), scan_folder(folders["sdxl"]))}
+    first, second = models
+    one, speeds, journal, key = Renderer("cpu"), SpeedBook(), [], bytes(range(32))
+    peer = peer_id_of(public_key_of(key))
+
+    async def keep(task, receipt):
+        await trio.lowlevel.checkpoint()
+
+    def note(event, **fields):
+        journal.append((event, fields))
+
+    loaded = trio.Event()
+    residents = Residents(
+        renderer=one,
+        models=models,
+        speeds=speeds,
+        own_peer=peer,
+        on_capabilities=loaded.set,
+        journal=note,
+        listed=(first,),
+        ahead=True,
+        device_limit_bytes=max(model.bytes for model in models.values()) + (1 << 20),
+    )
+    work = Work(
+        private_key=key,
+        network="test",
+        own_peer=peer,
+        renderer=one,
+        residents=residents,
+        models=models,
+        speeds=speeds,
+        on_capabilities=lambda: None,
+        on_receipt=keep,
+        journal=note,
+    )
+
+    async def drawn(model, number):
+        asked = statement(model=model, sampler=SAMPLER[models[model].family])
+        offer = Offer(asked, public_key_of(key), bytes(16), bytes([number] * 16), 1, None)
+        task = work.offer(peer, offer, now_us())
+        while not task.over:
+            await task.changed.wait()
+        assert task.rendered is not None
+        return task
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.run)
+        await nursery.start(work.run)
+        with trio.fail_after(60):
+            await loaded.wait()  # it is listed
+            assert one.resident == (first,)
+            pid, told = one.pid, []
+            for number, model in enumerate((first, second, second, first)):
+                task = await drawn(model, number)
+                told.append(task.load_us > 0)
+                assert one.resident == work.live_state(peer).resident == (model,)
+        assert told == [False, True, False, True]
+        evicted = [fields["model"] for event, fields in journal if event == "evicted"]
+        assert evicted == [first.hex(), second.hex()]
+        assert one.pid == pid
         nursery.cancel_scope.cancel()
 
 

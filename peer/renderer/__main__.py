@@ -1,6 +1,7 @@
 """`python -m peer.renderer --fd N`: loads and renders what it is told over an inherited socket, and ends with it."""
 
 import argparse
+import ctypes
 import importlib
 import logging
 import os
@@ -222,6 +223,8 @@ def _free_memory() -> None:
     import torch
 
     gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)  # glibc keeps what is freed
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
