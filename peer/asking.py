@@ -37,7 +37,9 @@ class Attempt:
     accepted_us: int | None = None  # ACCEPT was heard
     promised_us: int | None = None  # to START within so long from then
     started_us: int | None = None  # START was heard
-    ran_us: int | None = None  # from then until RESULT was heard
+    steps: int = 0  # that PROGRESS told of, the last time
+    stepped_us: int = 0  # when that was heard
+    ran_us: int | None = None  # from START until RESULT was heard
     receiver: Receiver | None = None
     data: bytearray = field(default_factory=bytearray)
     receipt: SignedReceipt | None = None

@@ -251,6 +251,7 @@ class Conversing:
                     if not resumed:
                         tell(job.on_start(number))
                 case Progress():
+                    attempt.steps, attempt.stepped_us = message.step, now
                     if not self._dismissed:
                         self._errand.on_progress(attempt, message)
                 case Failed():
@@ -335,8 +336,13 @@ class Conversing:
             pass  # it has our bytes' receipt and we have its: the ledger is ours to show
 
     def _on_end(self, now: int) -> None:
-        """It gives no picture."""
-        self._means.directory.on_ended(self.attempt.choice.peer, self.attempt.id, now)
+        """It gives no picture; but what it drew shows how fast it is."""
+        attempt, directory = self.attempt, self._means.directory
+        if attempt.started_us is not None and attempt.steps and attempt.choice.peer != self._means.peer:
+            us = attempt.stepped_us - attempt.started_us
+            directory.speeds.on_steps(attempt.choice.peer, self._errand.statement, attempt.steps, us)
+            attempt.steps = 0
+        directory.on_ended(attempt.choice.peer, attempt.id, now)
         if not self._dismissed:
             self.attempt.leg.ended_us = now
 

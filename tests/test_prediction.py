@@ -11,6 +11,7 @@ from protocol.policy.prediction import (
     UNKNOWN_RTT_US,
     Constraint,
     Exclusion,
+    Measured,
     SpeedBook,
     observed,
     predict,
@@ -233,6 +234,15 @@ def test_a_claim_that_is_contradicted_does_not_count(times, steps_us):
     for step_us in steps_us:
         book.on_render("near", statement(), step_us=int(40_000 * times), fixed_us=50_000)
         assert abs(spans(speeds=book.of("near"))["step"] - 20 * step_us) < 20
+
+
+def test_steps_of_what_was_not_finished_show_the_speed_too():
+    book = SpeedBook()
+    book.on_steps("near", statement(), 5, 2_000_001)
+    assert spans(speeds=book.of("near"))["step"] == 20 * 400_000
+    book.on_render("far", statement(), step_us=40_000, fixed_us=50_000)
+    book.on_steps("far", statement(), 3, 180_000)
+    assert book.of("far").nearest(MODEL, "fp32", 128 * 128) == Measured(128 * 128, 50_000, 50_000, 2)
 
 
 def test_an_observation_counts_as_much_as_each_before_it_until_one_of_four_is_news():

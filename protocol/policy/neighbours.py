@@ -23,10 +23,8 @@ CONNECTIONS = NEAR + MATES + FAR
 # Of one that asks much: the further ones go to the nearest.  (demand.py)
 MOST_CONNECTIONS = 112
 SOURCE_SHARE = 4  # one source gets a fourth of each kind of place, and more only where nobody else wants it
-STAYS_PERCENT, STAYS_US = (
-    75,
-    5_000,
-)  # a connected peer counts as so much nearer: peers alike do not take turns
+# A connected peer counts as so much nearer: peers alike do not take turns.
+STAYS_PERCENT, STAYS_US = 75, 5_000
 LOST_MILLIONTHS = 1_000_000  # who is wrong by as much as the distance does not know where it is
 # So many connections stay wanted for so long: who asks in bursts does not dial the same peers each time.
 KEPT_US = 300_000_000

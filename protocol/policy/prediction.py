@@ -119,6 +119,13 @@ class SpeedBook:
             peer, statement.model, statement.precision, Measured(statement.pixels, step_us, fixed_us)
         )
 
+    def on_steps(self, peer: str, statement: Statement, steps: int, us: int) -> None:
+        """It drew so many steps in `us`, and then no picture came of it."""
+        learned = self._peers.get(peer)
+        old = learned.nearest(statement.model, statement.precision, statement.pixels) if learned else None
+        fixed_us = old.fixed_us * statement.pixels // old.pixels if old else 0
+        self.on_render(peer, statement, step_us=max(1, us // steps), fixed_us=fixed_us)
+
     def on_speed(self, peer: str, model: bytes, precision: str, measured: "Measured") -> None:
         """As `on_render`; also what was measured before this peer last stopped."""
         pixels, step_us, fixed_us = measured.pixels, measured.step_us, measured.fixed_us
