@@ -69,10 +69,10 @@ class Gossip:
         provide: bool,
         demand: Demand,
         on_fresh: Callable[[SignedAdvert, str | None], None],
-        on_sought: Callable[[bytes], None] = lambda model: None,
+        on_sought: Callable[[str, bytes], None] = lambda peer, model: None,
         in_use: Callable[[str], bool] = lambda peer: False,
     ) -> None:
-        """`demand`: what this peer asks of others, and so how many it connects to.  `on_sought`: a model was looked up.
+        """`demand`: what this peer asks of others, and so how many it connects to.  `on_sought`: a peer looks up a model.
 
         `in_use`: whether a peer's connection carries something that should not be cut off."""
         self._host = host
@@ -261,7 +261,7 @@ class Gossip:
             told = self._asked.take(stream.peer, now_us())
             found = answer(find, self._directory.young(now_us())) if told else []
             if told and find.model is not None:
-                self._on_sought(find.model)
+                self._on_sought(stream.peer, find.model)
             await stream.send_all(pack(sync_reply([signed.envelope for signed in found])))
         await stream.aclose()
 

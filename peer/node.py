@@ -247,7 +247,7 @@ async def open_node(
                 provide=config.provide,
                 on_fresh=on_fresh,
                 demand=demand,
-                on_sought=lambda model: residents.on_sought(model),
+                on_sought=lambda peer, model: residents.on_sought(peer, model),
                 in_use=lambda peer: provider.talks_with(peer) or requester.talks_with(peer),
             )
             residents = Residents(

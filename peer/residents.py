@@ -69,12 +69,15 @@ class Residents:
 
     # demand
 
-    def on_offer(self, model: bytes) -> None:
-        self._residency.on_asked(model, now_us())
+    def on_offer(self, peer: str, model: bytes, *, taken: bool) -> None:
+        if taken:
+            self._residency.on_taken(model, now_us())
+        else:
+            self._residency.on_refused(peer, model, now_us())
 
-    def on_sought(self, model: bytes) -> None:
-        """A peer asked who has it."""
-        self._residency.on_sought(model, now_us())
+    def on_sought(self, peer: str, model: bytes) -> None:
+        """`peer` asked who has it."""
+        self._residency.on_sought(peer, model, now_us())
 
     def on_advert(self, signed: SignedAdvert) -> None:
         models = signed.advert.models

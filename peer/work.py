@@ -140,7 +140,7 @@ class Work:
             offer.attempt, requester, cost_us, offer.max_wait_us, now_us(), due_us=due_us, last=last
         )
         if not isinstance(verdict, Repeat):
-            self._residents.on_offer(model.id)
+            self._residents.on_offer(requester, model.id, taken=isinstance(verdict, Accepted))
         match verdict:
             case Refused():
                 return verdict

@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from protocol.policy.residency import (
     DEMAND_OVER_US,
     FAILED_FOR_US,
+    HEARSAY_EVERY_US,
     LISTED_EVERY_US,
     MAX_PEERS,
     STAY_US,
@@ -45,15 +46,15 @@ def test_a_listed_model_that_does_not_fit_is_left_out():
 
 def test_what_was_asked_for_is_loaded_again_until_that_is_long_ago():
     kept = residency()
-    kept.on_asked(A, 0)
+    kept.on_taken(A, 0)
     assert kept.ahead((), None, DEMAND_OVER_US) == Ahead(A, ())
     assert kept.ahead((), None, LISTED_EVERY_US) is None
 
 
 def test_the_worth_is_the_share_of_time_that_it_saves():
     kept = residency()
-    kept.on_asked(A, 0)
-    kept.on_asked(A, 0)
+    kept.on_taken(A, 0)
+    kept.on_taken(A, 0)
     assert kept.worth(A, 0) == pytest.approx(2 * RELOAD_US[A] / DEMAND_OVER_US)
     assert kept.worth(A, DEMAND_OVER_US) == pytest.approx(kept.worth(A, 0) / 2.718281828)
     assert kept.worth(B, 0) == 0
@@ -61,24 +62,24 @@ def test_the_worth_is_the_share_of_time_that_it_saves():
 
 def test_a_long_load_that_others_would_wait_for_is_not_begun():
     kept = residency()
-    kept.on_asked(C, 0)  # one in ten minutes, 20 s each
+    kept.on_taken(C, 0)  # one in ten minutes, 20 s each
     assert kept.ahead((A,), None, 0) == Ahead(C, ())
     for _ in range(59):  # two of them in those 20 s, who would wait for 10 s each
-        kept.on_asked(A, 0)
+        kept.on_taken(A, 0)
     assert kept.ahead((A,), None, 0) == Ahead(C, ())
     for _ in range(2):
-        kept.on_asked(A, 0)
+        kept.on_taken(A, 0)
     assert kept.ahead((A,), None, 0) is None
 
 
 def test_what_is_worth_twice_as_much_takes_the_place_of_another_that_had_its_time():
     kept = residency()
     kept.on_loaded(A, None, 0)
-    kept.on_asked(A, 0)
+    kept.on_taken(A, 0)
     for _ in range(2):
-        kept.on_asked(B, 0)
+        kept.on_taken(B, 0)
     assert kept.ahead((A,), 3 * GB, STAY_US) is None
-    kept.on_asked(B, 0)
+    kept.on_taken(B, 0)
     assert kept.ahead((A,), 3 * GB, STAY_US - 1) is None
     assert kept.ahead((A,), 3 * GB, STAY_US) == Ahead(B, (A,))
 
@@ -98,7 +99,7 @@ def test_a_lookup_and_a_load_elsewhere_are_one_task_for_all_who_have_the_model()
     for peer in "xyz":
         kept.on_advert(peer, [A, b"?" * 32], [], 0)
     assert kept.worth(A, 0) == 0
-    kept.on_sought(A, 0)
+    kept.on_sought("y", A, 0)
     assert kept.worth(A, 0) == pytest.approx(RELOAD_US[A] / DEMAND_OVER_US / 4)
     kept.on_advert("x", [A], [A], 0)
     assert kept.worth(A, 0) == pytest.approx(RELOAD_US[A] / DEMAND_OVER_US / 2)
@@ -106,20 +107,35 @@ def test_a_lookup_and_a_load_elsewhere_are_one_task_for_all_who_have_the_model()
     assert kept.worth(A, 0) == pytest.approx(RELOAD_US[A] / DEMAND_OVER_US / 2)
     kept.on_advert("new", [A], [A], 0)  # it may have had it for long
     assert kept.worth(A, 0) == pytest.approx(RELOAD_US[A] / DEMAND_OVER_US / 2)
-    kept.on_sought(b"?" * 32, 0)
+    kept.on_sought("z", b"?" * 32, 0)
     assert kept.statistics()["asked"] == 1
+
+
+def test_what_costs_nothing_to_say_counts_once_in_a_while_for_each_peer():
+    kept, once = residency(), RELOAD_US[A] / DEMAND_OVER_US
+    for _ in range(100):
+        kept.on_sought("x", A, 0)
+        kept.on_refused("x", A, 0)
+        kept.on_advert("x", [A], [], 0)
+        kept.on_advert("x", [A], [A], 0)
+    assert kept.worth(A, 0) == pytest.approx(once)
+    kept.on_refused("y", A, 0)
+    assert kept.worth(A, 0) == pytest.approx(2 * once)
+    kept.on_refused("x", A, HEARSAY_EVERY_US)
+    assert kept.worth(A, HEARSAY_EVERY_US) > 2 * once
 
 
 def test_what_is_known_of_others_is_bounded():
     kept = residency()
     for peer in range(MAX_PEERS + 10):
         kept.on_advert(str(peer), [A], [], 0)
-    assert kept.statistics()["elsewhere"] == MAX_PEERS
+        kept.on_sought(str(peer), A, 0)
+    assert kept.statistics()["elsewhere"] == kept.statistics()["said"] == MAX_PEERS
 
 
 def test_for_a_task_goes_what_is_worth_least_and_no_more_than_is_needed():
     kept = residency()
-    kept.on_asked(A, 0)
+    kept.on_taken(A, 0)
     assert kept.makes_way(C, (A, B), (), None, 0) == ()
     assert kept.makes_way(C, (A, B), (), 14 * GB, 0) == ()
     assert kept.makes_way(C, (A, B), (), 12 * GB, 0) == (B,)
@@ -131,7 +147,7 @@ def test_for_a_task_goes_what_is_worth_least_and_no_more_than_is_needed():
 
 def test_what_a_waiting_task_needs_goes_last_and_of_those_what_is_needed_last():
     kept = residency()
-    kept.on_asked(B, 0)
+    kept.on_taken(B, 0)
     assert kept.makes_way(C, (A, B), (A,), 12 * GB, 0) == (B,)
     assert kept.makes_way(C, (A, B), (A, B), 12 * GB, 0) == (B,)
     assert kept.makes_way(C, (A, B), (B, A), 12 * GB, 0) == (A,)
@@ -139,7 +155,7 @@ def test_what_a_waiting_task_needs_goes_last_and_of_those_what_is_needed_last():
 
 def test_what_is_still_loaded_after_the_tasks_that_wait():
     kept = residency()
-    kept.on_asked(B, 0)
+    kept.on_taken(B, 0)
     assert kept.after((A, B), (), 12 * GB, 0) == {A, B}
     assert kept.after((A, B), (C,), 12 * GB, 0) == {B}
     assert kept.after((A, B), (C, A), 12 * GB, 0) == {A}
@@ -166,7 +182,7 @@ def test_the_room_is_kept_wherever_that_is_possible(sizes, resident, upcoming, a
     name = [bytes([number % len(sizes)]) for number in range(6)]
     kept = Residency(models, (), lambda model: S)
     for number in asked:
-        kept.on_asked(name[number], 0)
+        kept.on_taken(name[number], 0)
     held = {name[number] for number in resident}
     # What is loaded fits, or one model was loaded all the same.
     going = kept.makes_way(name[wanted], held, [name[number] for number in upcoming], room, 0)
@@ -194,7 +210,7 @@ class Renderer(RuleBasedStateMachine):
     @rule(model=st.sampled_from([A, B, C]), times=st.integers(1, 30))
     def asked(self, model, times):
         for _ in range(times):
-            self.kept.on_asked(model, self.now)
+            self.kept.on_taken(model, self.now)
 
     @rule(peer=st.sampled_from("xy"), offered=st.sets(st.sampled_from([A, B, C])))
     def advert(self, peer, offered):

@@ -132,7 +132,7 @@ async def test_a_model_that_was_asked_for_is_loaded_again_when_its_renderer_is_g
 async def test_a_model_that_is_looked_up_is_loaded(autojump_clock, world, alice):
     near = await world.add("near", models=BOTH)
     near.residents._ahead = True
-    near.residents.on_sought(OTHER_MODEL)
+    near.residents.on_sought(alice.id, OTHER_MODEL)
     await trio.sleep(2 * QUIET_S)
     assert near.renderer.resident == (OTHER_MODEL,)
 
@@ -146,7 +146,7 @@ async def test_who_comes_during_a_load_ahead_is_told_to_wait_for_it_and_does_no_
     near.renderer.load_us = LOAD_US
     await trio.sleep(QUIET_S + 1)
     near.residents._ahead = True
-    near.residents.on_sought(OTHER_MODEL)
+    near.residents.on_sought(alice.id, OTHER_MODEL)
     await trio.sleep(QUIET_S + LOAD_US / 4e6)  # it began at some time in the first two seconds
     began_us = now_us()
     impatient = await Ask.of(bob, near, attempt=b"i", max_wait_us=S)
@@ -169,7 +169,7 @@ async def test_nothing_is_loaded_ahead_while_tasks_come(autojump_clock, world, a
     near = await world.add("near", models=BOTH)
     await (await Ask.of(alice, near, attempt=b"0")).drawn()
     near.residents._ahead = True
-    near.residents.on_sought(OTHER_MODEL)
+    near.residents.on_sought(alice.id, OTHER_MODEL)
     for number in range(1, 9):
         await (await Ask.of(alice, near, attempt=bytes([number]))).drawn()
         await trio.sleep(QUIET_S * 0.9)
@@ -189,7 +189,7 @@ async def test_a_model_that_cannot_be_loaded_is_left_alone_for_a_while(autojump_
 
     near.renderer.load = load
     near.residents._ahead = True
-    near.residents.on_sought(MODEL)
+    near.residents.on_sought(alice.id, MODEL)
     await trio.sleep(FAILED_FOR_US * 1.5 / 1e6)
     assert len(tried) == 2
     assert tried[1] - tried[0] >= FAILED_FOR_US

@@ -22,6 +22,7 @@ LISTED_EVERY_US = 3_600_000_000
 STAY_US = 60_000_000  # before that, a loaded model does not make way for what is only expected
 GAIN = 2  # what is loaded ahead is worth so many times what makes way for it
 FAILED_FOR_US = 600_000_000  # a model that could not be loaded is left alone for so long
+HEARSAY_EVERY_US = 60_000_000  # of what costs a peer nothing to say, once in so long counts of each model
 MAX_PEERS = 4096
 
 
@@ -48,19 +49,25 @@ class Residency:
         ] = {}  # tasks, each faded since it was asked for; as of when
         self._loaded_us: dict[bytes, int] = {}
         self._failed_us: dict[bytes, int] = {}
+        self._said_us: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._elsewhere: OrderedDict[str, tuple[frozenset[bytes], frozenset[bytes]]] = OrderedDict()
         self._counts: Counter[str] = Counter()
 
     # what is seen
 
-    def on_asked(self, model: bytes, now_us: int, tasks: float = 1.0) -> None:
-        """A task of it was offered here, whether it was taken or not."""
-        if model in self._bytes:
-            self._asked[model] = self._tasks(model, now_us) + tasks, now_us
+    def on_taken(self, model: bytes, now_us: int) -> None:
+        """A task of it was offered here and taken."""
+        self._count(model, 1.0, now_us)
 
-    def on_sought(self, model: bytes, now_us: int) -> None:
-        """Somebody looked up who has it: one task, for any of those who do."""
-        self.on_asked(model, now_us, 1 / self._providers(model))
+    def on_refused(self, peer: str, model: bytes, now_us: int) -> None:
+        """A task of it was offered here by `peer`, and another time might have been taken."""
+        if self._is_news(peer, model, now_us):
+            self._count(model, 1.0, now_us)
+
+    def on_sought(self, peer: str, model: bytes, now_us: int) -> None:
+        """`peer` looks for those who have it: one task, for any of them."""
+        if self._is_news(peer, model, now_us):
+            self._count(model, 1 / self._providers(model), now_us)
 
     def on_advert(self, peer: str, offered: Iterable[bytes], resident: Iterable[bytes], now_us: int) -> None:
         """A provider that loaded a model since its last advert was asked for it, as any that has it might be next."""
@@ -72,7 +79,7 @@ class Residency:
         if len(self._elsewhere) > MAX_PEERS:
             self._elsewhere.popitem(last=False)
         for model in news[1] - before[1] if before else ():
-            self.on_sought(model, now_us)
+            self.on_sought(peer, model, now_us)
 
     def on_loaded(self, model: bytes, weights_bytes: int | None, now_us: int) -> None:
         self._loaded_us[model] = now_us
@@ -153,6 +160,7 @@ class Residency:
         return {
             "asked": len(self._asked),
             "elsewhere": len(self._elsewhere),
+            "said": len(self._said_us),
             **{name: self._counts[name] for name in ("ahead", "evicted_for_it")},
         }
 
@@ -187,6 +195,20 @@ class Residency:
             self._tasks(each, now_us) / DEMAND_OVER_US for each in self._asked if each != model
         )
         return 2 * per_us * DEMAND_OVER_US > others_per_us * self._reload_us(model)
+
+    def _count(self, model: bytes, tasks: float, now_us: int) -> None:
+        if model in self._bytes:
+            self._asked[model] = self._tasks(model, now_us) + tasks, now_us
+
+    def _is_news(self, peer: str, model: bytes, now_us: int) -> bool:
+        said_us = self._said_us.get((peer, model))
+        if model not in self._bytes or (said_us is not None and now_us - said_us < HEARSAY_EVERY_US):
+            return False
+        self._said_us[peer, model] = now_us
+        self._said_us.move_to_end((peer, model))
+        if len(self._said_us) > MAX_PEERS:
+            self._said_us.popitem(last=False)
+        return True
 
     def _per_us(self, model: bytes, now_us: int) -> float:
         """Tasks of it that are expected in a microsecond."""
