@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.policy import hindsight
+from protocol.policy.batch import outlooks, split
 from protocol.policy.cost import USUAL, Wishes
 from protocol.policy.credits import MAX_TIME_US, reckoning, time_cost_millionths
 from protocol.policy.ladder import Fitted, fit, given_up
 from protocol.policy.selection import Choice, NoCandidate, Plan, plan
+from protocol.policy.timeline import duration
 from protocol.wire.fields import U64, Fields
 from protocol.wire.statement import Statement
 
@@ -85,20 +87,13 @@ def fitted(node: Node, statement: Statement, wished: Wished, asked_us: int, *, r
         raise UserError(str(exc), NOBODY) from exc
 
 
-def quote(node: Node, statement: Statement, wishes: Wishes, *, remote: bool) -> dict[str, Any]:
+def quote(node: Node, statement: Statement, wishes: Wishes, *, remote: bool, count: int) -> dict[str, Any]:
     """Who would be asked for it, and what of; nobody is.  UserError if nobody can."""
     at_us = now_us()
-    try:
-        planned = plan(
-            node.directory.candidates(at_us, own=not remote),
-            statement,
-            now_us=at_us,
-            seed=secrets.randbits(63),
-            wishes=wishes,
-        )
-    except NoCandidate as exc:
-        raise UserError(str(exc), NOBODY) from exc
+    planned = _planned(node, statement, wishes, at_us, remote=remote)
     return {
+        "count": count,
+        "split": _split(node, planned, count, at_us) if count > 1 else None,
         "width": statement.width,
         "height": statement.height,
         "steps": statement.steps,
@@ -110,6 +105,46 @@ def quote(node: Node, statement: Statement, wishes: Wishes, *, remote: bool) -> 
             for peer, sentence in planned.exclusions
         ],
         "sentence": planned.why(),
+    }
+
+
+def check_in_time(node: Node, statement: Statement, wishes: Wishes, *, remote: bool, count: int) -> None:
+    """UserError if not all `count` pictures are expected in the time that is left for them."""
+    if wishes.due_us is not None:
+        at_us = now_us()
+        _split(node, _planned(node, statement, wishes, at_us, remote=remote), count, at_us)
+
+
+def _planned(node: Node, statement: Statement, wishes: Wishes, at_us: int, *, remote: bool) -> Plan:
+    try:
+        return plan(
+            node.directory.candidates(at_us, own=not remote),
+            statement,
+            now_us=at_us,
+            seed=secrets.randbits(63),
+            wishes=wishes,
+        )
+    except NoCandidate as exc:
+        raise UserError(str(exc), NOBODY) from exc
+
+
+def _split(node: Node, planned: Plan, count: int, at_us: int) -> dict[str, Any]:
+    """How a batch would be begun with, and when all of it would be there; UserError where that is too late."""
+    found, left_us = split(outlooks(planned), count), planned.wishes.left_us(at_us)
+    if left_us is not None and found.there_us > left_us:
+        raise UserError(
+            f"Nobody is expected to have all {count} pictures in the {duration(max(0, left_us))} that are left for "
+            f"them: split over {len(found.pictures)}, they would take {duration(found.there_us)}.",
+            NOBODY,
+        )
+    prices = {choice.peer: choice.price_millionths for choice in planned.ranked}
+    return {
+        "there_us": found.there_us,
+        "price_millionths": sum(prices[peer] * pictures for peer, pictures in found.pictures.items()),
+        "peers": [
+            {"peer": peer, "name": node.plain_name(peer), "pictures": pictures}
+            for peer, pictures in sorted(found.pictures.items(), key=lambda item: -item[1])
+        ],
     }
 
 

@@ -24,6 +24,7 @@ from protocol.wire.task import Progress
 
 from . import __version__, history, quoting
 from .asking import Asked, Attempt, Events, JobFailed, Picture
+from .batch import BatchRun, Told, Wanted
 from .changed import Changed
 from .clock import now_us, wall_us
 from .errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
@@ -34,7 +35,6 @@ from .wanted import of_batch, statement_untrusted
 
 Emit = Callable[[str, dict[str, Value]], None]
 
-AT_ONCE = 8  # pictures of one job under way
 MAX_COUNT = 1000
 MAX_JOBS = 1000
 SAVED_WITHIN_S = 2.0  # for the command to say that the picture it was handed is on disk
@@ -52,6 +52,8 @@ class _Running:
     pictures: dict[int, Picture] = field(default_factory=dict)
     saved: set[int] = field(default_factory=set)
     changed: Changed = field(default_factory=Changed)
+    failed: list[JobFailed] = field(default_factory=list)
+    batch: BatchRun | None = None  # where it is of several pictures
 
     async def wait_saved(self) -> None:
         """Until the command has said of each picture whether it is on disk, or should have."""
@@ -187,6 +189,8 @@ class Service:
         asked = replace(asked, wishes=wished.wishes(asked.at_us, batch=count > 1))
         fitted = quoting.fitted(self._node, statement, wished, asked.at_us, remote=remote)
         statement = fitted.drawn if fitted else statement
+        if count > 1:
+            quoting.check_in_time(self._node, statement, asked.wishes, remote=remote, count=count)
         job = secrets.token_hex(8)
         statements = [of_batch(statement, index) for index in range(count)]
         emit("job", {"job": job, "seeds": [each.seed for each in statements]})
@@ -196,23 +200,12 @@ class Service:
         request = _request(statements[0], count, remote) | wished.to_json()
         record = JobRecord(job, wall_us(), "running", request)
         ledger = self._node.ledger
-        failed: list[JobFailed] = []
-
-        async def one(index: int, limit: trio.CapacityLimiter) -> None:
-            async with limit:
-                try:
-                    at = replace(asked, at_us=now_us(), spans=()) if index else asked
-                    await self._one(job, index, statements[index], remote, emit, at)
-                except JobFailed as exc:
-                    emit("failed", {"picture": index, "sentence": exc.sentence})
-                    failed.append(exc)
-
+        failed = running.failed
+        wanted = Wanted(job, statements, remote, asked)
         try:
             with running.scope:
                 async with trio.open_nursery() as nursery:
-                    limit = trio.CapacityLimiter(AT_ONCE)
-                    for index in range(count):
-                        nursery.start_soon(one, index, limit)
+                    nursery.start_soon(self._draw, wanted, running, emit)
                     # Beside the work, not before it: a crash from here on leaves a job that was interrupted.
                     nursery.start_soon(trio.to_thread.run_sync, ledger.put_job, record)
                 if saves:
@@ -248,9 +241,38 @@ class Service:
                 await trio.to_thread.run_sync(ledger.put_job, record)
         if running.scope.cancelled_caught:
             raise UserError(f"The job {job} was cancelled.", 130)
-        emit("finished", {"job": job, "done": len(done), "failed": len(failed)})
+        account = {"batch": running.batch.account()} if running.batch else {}
+        emit("finished", {"job": job, "done": len(done), "failed": len(failed), **account})
         if failed and not done:
             raise UserError(failed[-1].sentence, NOBODY if failed[-1].nobody else JOB_FAILED)
+
+    async def _draw(self, wanted: Wanted, running: _Running, emit: Emit) -> None:
+        """Of each picture, it or why it is missing is emitted."""
+
+        def events_of(index: int, asked: Asked) -> Events:
+            return self._events(wanted.job, index, wanted.statements[index], emit, asked)
+
+        def missed(index: int, failure: JobFailed) -> None:
+            emit("failed", {"picture": index, "sentence": failure.sentence})
+            running.failed.append(failure)
+
+        def expected(left_us: int) -> None:
+            done, failed = len(running.pictures), len(running.failed)
+            emit("batch", {"done": done, "failed": failed, "left_us": left_us})
+
+        if len(wanted.statements) > 1:
+            told = Told(events_of, missed, expected)
+            running.batch = BatchRun(self._node, wanted, told)
+            await running.batch.run()
+            return
+        (statement,), asked = wanted.statements, wanted.asked
+        events, remote = events_of(0, asked), wanted.remote
+        try:
+            await self._node.requester.render(
+                statement, wanted.job, remote=remote, events=events, asked=asked
+            )
+        except JobFailed as exc:
+            missed(0, exc)
 
     async def _quote(self, fields: Fields, emit: Emit) -> None:
         """What `render` would do with the same request: nobody is asked for anything."""
@@ -265,13 +287,11 @@ class Service:
         fitted = quoting.fitted(self._node, statement, wished, asked_us, remote=remote)
         statement = fitted.drawn if fitted else statement
         wishes = wished.wishes(asked_us, batch=count > 1)
-        answer = quoting.quote(self._node, statement, wishes, remote=remote)
-        emit("quote", {**answer, "count": count, "rung": quoting.rung(fitted)})
+        answer = quoting.quote(self._node, statement, wishes, remote=remote, count=count)
+        emit("quote", {**answer, "rung": quoting.rung(fitted)})
 
-    async def _one(
-        self, job: str, index: int, statement: Statement, remote: bool, emit: Emit, asked: Asked
-    ) -> None:
-        """JobFailed, or the picture was emitted."""
+    def _events(self, job: str, index: int, statement: Statement, emit: Emit, asked: Asked) -> Events:
+        """What is told of one picture."""
         node = self._node
 
         def planned(plan: Plan) -> None:
@@ -315,14 +335,13 @@ class Service:
                 {"picture": index, "seed": statement.seed, "file": picture.file, "summary": summary},
             )
 
-        events = Events(
+        return Events(
             planned=planned,
             attempted=attempted,
             told=lambda sentence: emit("told", {"picture": index, "sentence": sentence}),
             progressed=progressed,
             drawn=drawn,
         )
-        await node.requester.render(statement, job, remote=remote, events=events, asked=asked)
 
     def _summary(self, job: str, picture: Picture) -> dict[str, Any]:
         timeline, running = picture.timeline, self._running[job]
@@ -363,7 +382,9 @@ class Service:
         return meant[0]
 
     def _report(self, job: str, picture: Picture, running: _Running) -> dict[str, Any]:
-        timeline, plan = picture.timeline, picture.plan
+        timeline, plan, many = picture.timeline, picture.plan, running.batch
+        if many is not None and many.plan is not None:
+            plan = many.plan
         avoidable = timeline.largest_avoidable()
         chosen = plan.ranked[0]
         return {
@@ -383,8 +404,8 @@ class Service:
             "value_of_time_millionths": plan.wishes.value_of_time_millionths,
             "rung": quoting.rung(running.fitted),
             "sentences": [
-                plan.why(),
-                *_compared(timeline, plan),
+                *([plan.why()] if many is None else many.sentences()),
+                *_compared(timeline, picture.plan),
                 *quoting.aftermath(picture, running.wished, running.fitted, self._node),
             ],
         }

@@ -1,6 +1,8 @@
 """What came out of a scenario, how it is measured, and whether it is what was expected."""
 
+import heapq
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,10 +26,27 @@ class Drawn:
     job: str = ""
     timeline: tuple[dict[str, Any], ...] = ()
     via: str = "peer"
+    pictures: tuple[
+        "Part", ...
+    ] = ()  # of a job of several, as they came; `provider` and `timeline` are the first's
 
     @property
     def done(self) -> bool:
         return self.exit_code == 0 and self.provider is not None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One picture of a job of several."""
+
+    provider: str
+    timeline: tuple[dict[str, Any], ...]
+
+    @property
+    def steps_us(self) -> int:
+        """All steps, as its provider told of them."""
+        steps = [span for span in self.timeline if span["span"] == "step"]
+        return sum(span["us"] for span in steps if span["attempt"] == steps[-1]["attempt"])
 
 
 @dataclass(frozen=True)
@@ -153,6 +172,34 @@ def busy_s(outcome: Outcome, provider: str, job: Drawn) -> float:
         if task.provider == provider and task.accepted_s < job.asked_s and task.finished_s is not None
     ]
     return max(0.0, max(ends, default=0.0) - job.asked_s)
+
+
+def least_makespan_us(pace_us: Iterable[int], count: int) -> int:
+    """In which peers that take so long for a picture each can have drawn `count`, with nothing but drawing."""
+    next_us = [(each, each) for each in pace_us]
+    heapq.heapify(next_us)
+    end_us = 0
+    for _ in range(count):
+        end_us, each = next_us[0]
+        heapq.heapreplace(next_us, (end_us + each, each))
+    return end_us
+
+
+def of_ideal(*names: str, **which: Any) -> Measure:
+    """Of jobs of several pictures, the worst: the least makespan that these peers' own steps allow, over what it took."""
+
+    def measure(outcome: Outcome) -> float | None:
+        shares = []
+        for job in outcome.select(**which):
+            paces: dict[str, list[int]] = {name: [] for name in names}
+            for each in job.pictures:
+                paces.setdefault(each.provider, []).append(each.steps_us)
+            if job.done and job.wall_us and all(paces.values()):
+                medians = [round(statistics.median(of_one)) for of_one in paces.values()]
+                shares.append(least_makespan_us(medians, len(job.pictures)) / job.wall_us)
+        return min(shares, default=None)
+
+    return measure
 
 
 def drawers(**which: Any) -> Measure:

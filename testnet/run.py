@@ -17,7 +17,7 @@ from . import journals, processes
 from . import scenario as stated
 from .brokerage import Brokerage, open_brokerage
 from .net import Network, open_network
-from .outcome import Drawn, Happened, Judged, Outcome, Task, judge
+from .outcome import Drawn, Happened, Judged, Outcome, Part, Task, judge
 from .paces import Paces
 from .run_folder import PEERS, run_folder, tidy
 from .scenario import ACTIVE, Event, Job, Loaded, Scenario
@@ -289,6 +289,7 @@ class _Run:
         done = None
         with trio.move_on_after(job.within_s):
             words = [*_words(job, number, self._seed), "-o", str(image), "--force"]
+            words += ["--count", str(job.count)] if job.count > 1 else []
             done = await peer.run_cli(["render", "--remote", "--json", *words])
         drawn = self._drawn_of(number, job.by, asked_s, done)
         self._drawn[number] = drawn
@@ -306,6 +307,8 @@ class _Run:
             return replace(nothing, exit_code=done.returncode, error=error)
         summary = json.loads(done.stdout.splitlines()[-1])
         attempts = summary["attempts"]
+        if "batch" in summary:
+            summary |= {"wall_us": summary["batch"]["wall_us"], "unaccounted_us": None}
         return Drawn(
             number=number,
             by=by,
@@ -321,6 +324,10 @@ class _Run:
             ),
             job=summary["job"],
             timeline=tuple(summary["timeline"]),
+            pictures=tuple(
+                Part(self._names.get(each["provider"], each["provider"]), tuple(each["timeline"]))
+                for each in summary.get("pictures") or ()
+            ),
         )
 
     async def _ask_broker(self, number: int, job: Job) -> None:

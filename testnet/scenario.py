@@ -23,6 +23,7 @@ ACTIVE = "*active*"  # as a peer's name: the provider that is drawing the event'
 STEPS = 8
 SIZE_PX = 64
 MAX_PEERS = 50
+MAX_COUNT = 1000  # pictures of one job
 MAX_STEP_MS = 1_500  # a paced step holds back a cancel, which a peer waits 2 s for
 
 
@@ -63,7 +64,10 @@ Via = Literal["peer", "direct", "relayed"]  # the last two: how the broker's pic
 
 @dataclass(frozen=True)
 class Job:
-    """One `peer render --remote` by the peer `by`; or the same asked of the broker, from the same host (`via`)."""
+    """One `peer render --remote` by the peer `by`; or the same asked of the broker, from the same host (`via`).
+
+    `count`: of pictures, which peers alone can be asked for at once.
+    """
 
     by: str
     at_s: float = 0.0  # since everybody knew everybody
@@ -71,6 +75,7 @@ class Job:
     size_px: int = SIZE_PX
     within_s: float = 60.0  # then it is ended, and counts as not done
     via: Via = "peer"
+    count: int = 1
 
 
 def every(
@@ -213,6 +218,10 @@ class Scenario:
             self._check_name(job.by, "a job")
             if job.via != "peer" and self.broker is None:
                 raise BadScenario(f"A job goes via the broker ({job.via}), and there is none.")
+            if not 1 <= job.count <= (1 if job.via != "peer" else MAX_COUNT):
+                raise BadScenario(
+                    f"A job is 1 to {MAX_COUNT} pictures, and one via the broker, not {job.count}."
+                )
         for event in self.events:
             self._check_event(event)
         self._check_delays()

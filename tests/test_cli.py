@@ -188,11 +188,19 @@ def test_json_ends_with_one_object_about_the_saved_file(peer, door, tmp_path):
 
 
 def test_a_batch_is_numbered_and_its_object_lists_all(peer, door, tmp_path):
-    door.events = [JOB, picture(1, 8), picture(0, 7), ("finished", {"job": "ab", "done": 2, "failed": 0})]
+    drew = [{"peer": OTHER, "name": "linden", "pictures": 2}]
+    account = {"wall_us": 3_000_000, "drew": drew, "copies": 0}
+    finished = ("finished", {"job": "ab", "done": 2, "failed": 0, "batch": account})
+    door.events = [JOB, picture(1, 8), ("batch", {"left_us": 1_000_000}), picture(0, 7), finished]
     code, out, _ = peer("render", "x", "--count", "2", "-o", "x.png", "--json")
     assert code == 0
+    assert json.loads(out)["batch"] == account
     assert {path.name for path in tmp_path.glob("*.png")} == {"x-1.png", "x-2.png"}
     assert [each["seed"] for each in json.loads(out)["pictures"]] == [8, 7]
+    said = " ".join(peer("render", "x", "--count", "2", "-o", "x.png", "--force")[1].split())
+    assert "x-2.png seed 8, drawn by" in said
+    assert f"2 pictures in 3.00 s: 2 by linden (..{OTHER[-8:]})." in said
+    assert "Each is the same drawn alone with its seed" in said
 
 
 def test_what_was_drawn_is_kept_when_the_rest_fails(peer, door, tmp_path):
@@ -639,6 +647,21 @@ def test_progress_in_a_terminal_is_one_line_with_a_preview(monkeypatch):
     assert "It was lost." in terminal.getvalue()
 
 
+def test_progress_of_a_batch_is_told_of_all_of_it(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with Live(4) as live:
+        assert "0 of 4 done · choosing peers" in live.line()
+        for picture, name in enumerate(("oak", "linden", "oak")):
+            live.on_attempt(picture, name, 210_000)
+            live.on_progress(picture, PROGRESS[1])
+        live.on_batch(8_000_000)
+        live.on_finished(0)
+        said = live.line()
+        assert said.startswith("━━━━──────────── 1 of 4 done · drawn by linden, oak · ")
+        assert " s left" in said
+
+
 def test_nothing_moves_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr("sys.stderr", plain_file := io.StringIO())
     with Live(1) as live:
@@ -806,7 +829,7 @@ def priced(**more):
 def test_a_price_and_what_the_time_cost_are_said_and_that_no_credits_are_moved(peer, door):
     door.events = [JOB, priced(), FINISHED]
     said = " ".join(peer("render", "x")[1].split())
-    assert "It cost 0.0052 credits, and 2" in said
+    assert "It cost 0.0052 credits, and " in said
     assert "at 1 credit a second. No credits are moved." in said
     door.events = [JOB, priced(price_millionths=0), FINISHED]
     assert "credit" not in peer("render", "y")[1]
@@ -871,6 +894,16 @@ def test_a_dry_run_quotes_and_draws_nothing(peer, door, tmp_path):
     taken = tmp_path / "x.png"
     taken.write_bytes(b"dear")
     assert peer("render", "x", "--dry-run", "-o", "x.png")[0] == 0
+
+
+def test_a_dry_run_of_a_batch_says_how_it_would_be_split(peer, door):
+    peers = [{"peer": OTHER, "name": "linden", "pictures": 3}, {"peer": OWN, "name": "oak", "pictures": 1}]
+    split = {"there_us": 12_300_000, "price_millionths": 3_900_000, "peers": peers}
+    door.events = [("quote", {**QUOTE, "count": 4, "split": split})]
+    said = " ".join(peer("render", "x", "--dry-run", "--count", "4")[1].split())
+    assert f"Split by speed: 3 to linden (..{OTHER[-8:]}), 1 to oak (..{OWN[-8:]}); all 4 would be" in said
+    assert "there in 12.3 s, for 3.9 credits. Each of them would see the prompt." in said
+    assert "would be asked first" not in said
 
 
 def test_a_quote_fits_sixty_columns(peer, door, monkeypatch):

@@ -141,9 +141,14 @@ def render(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Start of all chance; the pictures of a batch count on from it.", metavar="N"),
+        typer.Option(
+            help="Start of all chance; picture K of a batch has N + K - 1 (mod 2^32), with which it can be drawn alone.",
+            metavar="N",
+        ),
     ] = None,
-    count: Annotated[int, typer.Option(help="How many pictures.", metavar="N")] = 1,
+    count: Annotated[
+        int, typer.Option(help="How many pictures, split over peers by how fast they draw.", metavar="N")
+    ] = 1,
     remote: Annotated[bool, typer.Option("--remote", help="Not on this device.")] = False,
     value_of_time: Annotated[
         str | None,

@@ -17,6 +17,7 @@ MIN_PREVIEW_COLUMNS = 40  # of the terminal: below it the preview would leave no
 MIN_PREVIEW_LINES = 20
 SPREAD_PERCENT = 15  # of a prediction that nothing has confirmed yet
 _BAR_COLUMNS = 16
+_NAMED = 4  # of those who draw a batch
 
 
 def total_range_us(elapsed_us: int, left_us: int | None, predicted_us: int | None) -> tuple[int, int] | None:
@@ -44,6 +45,7 @@ class Live:
         self._pictures = self._moving and self._can_preview()
         self._count = count
         self._finished = 0
+        self._left_until_s: float | None = None  # when a batch is expected to be there
         self._providers: dict[int, str] = {}
         self._predicted_us: dict[int, int | None] = {}
         self._first: dict[int, tuple[int, int]] = {}  # the first step heard of, and when
@@ -93,6 +95,9 @@ class Live:
         self._predicted_us.pop(picture, None)
         self._preview = None
 
+    def on_batch(self, left_us: int) -> None:
+        self._left_until_s = time.monotonic() + left_us / 1e6
+
     def say(self, words: str) -> None:
         """A line that stays."""
         from rich.text import Text
@@ -112,26 +117,35 @@ class Live:
         return Group(half_blocks(preview["width"], preview["height"], preview["rgb"]), line)
 
     def line(self) -> str:
-        """What is going on, of the earliest picture that is being drawn."""
-        batch = f"{self._finished} of {self._count} done · " if self._count > 1 else ""
+        """What is going on: of the one picture, or of all."""
+        if self._count > 1:
+            return self._batch_line()
         elapsed_us = int((time.monotonic() - self._started_s) * 1e6)
         # Copies: events come in beside the thread that draws.
         active = list(self._progress) or list(self._providers)
         picture = min(active, default=None)
         if picture is None:
-            return f"{batch}choosing a peer · {duration(elapsed_us)}"
+            return f"choosing a peer · {duration(elapsed_us)}"
         provider = self._providers.get(picture, "a peer")
         progress = self._progress.get(picture)
         if progress is None:
-            return f"{batch}asking {provider} · {duration(elapsed_us)}"
+            return f"asking {provider} · {duration(elapsed_us)}"
         step, steps = int(progress["step"]), max(1, int(progress["steps"]))
-        filled = min(_BAR_COLUMNS, step * _BAR_COLUMNS // steps)
-        bar = "━" * filled + "─" * (_BAR_COLUMNS - filled)
         known_us = int(progress["elapsed_us"])
         span_us = total_range_us(known_us, self._left_us(picture, progress), self._predicted_us.get(picture))
         whole = "" if span_us is None else f" · {_range(*span_us)} in all"
-        shown_us = elapsed_us if self._count == 1 else known_us
-        return f"{batch}{bar} step {step}/{steps} · {provider} · {duration(shown_us)}{whole}"
+        return f"{_bar(step, steps)} step {step}/{steps} · {provider} · {duration(elapsed_us)}{whole}"
+
+    def _batch_line(self) -> str:
+        elapsed_us = int((time.monotonic() - self._started_s) * 1e6)
+        draw = sorted({self._providers.get(picture, "a peer") for picture in list(self._progress)})
+        shown = ", ".join(draw[:_NAMED]) + (f" and {len(draw) - _NAMED} more" if len(draw) > _NAMED else "")
+        doing = f"drawn by {shown}" if draw else "choosing peers"
+        left = ""
+        if self._left_until_s is not None:
+            left = f" · about {max(0.0, self._left_until_s - time.monotonic()):.1f} s left"
+        bar = _bar(self._finished, self._count)
+        return f"{bar} {self._finished} of {self._count} done · {doing} · {duration(elapsed_us)}{left}"
 
     def _left_us(self, picture: int, progress: Mapping[str, Any]) -> int | None:
         """What the steps that are left take, at the pace since the first that was heard of."""
@@ -152,6 +166,11 @@ class Live:
             and screen.width >= MIN_PREVIEW_COLUMNS
             and screen.height >= MIN_PREVIEW_LINES
         )
+
+
+def _bar(done: int, of: int) -> str:
+    filled = min(_BAR_COLUMNS, done * _BAR_COLUMNS // of)
+    return "━" * filled + "─" * (_BAR_COLUMNS - filled)
 
 
 def _range(low_us: int, high_us: int) -> str:

@@ -7,7 +7,7 @@ from protocol.policy.credits import shown_credits
 from protocol.wire.fields import plain
 
 from .call import call
-from .show import console, print_json, quote_table, say, sentence, who
+from .show import console, print_json, quote_table, say, sentence, time, who
 
 if TYPE_CHECKING:
     from peer.config import PeerConfig
@@ -39,7 +39,19 @@ def show_quote(
     for left_out in quote.get("exclusions") or ():
         say(f"Not {who(left_out.get('name'), left_out.get('peer'))}: {sentence(left_out.get('sentence'))}")
     first = quote["candidates"][0]
-    say(f"{who(first.get('name'), first.get('peer'))} would be asked first, and would see the prompt.")
-    say(plain(str(quote.get("sentence") or ""), 400))
+    if quote.get("split"):
+        _say_split(quote["count"], quote["split"])
+    else:
+        say(f"{who(first.get('name'), first.get('peer'))} would be asked first, and would see the prompt.")
+        say(plain(str(quote.get("sentence") or ""), 400))
     rate = shown_credits(int(quote["value_of_time_millionths"]))
     say(f"cost = price + time, at {rate} a second. No credits are moved, and nothing was asked of anyone.")
+
+
+def _say_split(count: int, split: dict[str, Any]) -> None:
+    peers = split["peers"]
+    shares = [f"{each['pictures']} to {who(each['name'], each['peer'])}" for each in peers]
+    there, price = time(split["there_us"]), int(split["price_millionths"])
+    cost = f", for {shown_credits(price)}" if price else ""
+    say(f"Split by speed: {', '.join(shares)}; all {count} would be there in {there}{cost}.")
+    say("Each of them would see the prompt." if len(peers) > 1 else "It would see the prompt.")

@@ -56,13 +56,17 @@ class _Run:
         self._into = into
         self._as_json = as_json
         self._job = ""
-        self._seeds: list[int] = []
+        self._batch: dict[str, Any] = {}
 
     def on_event(self, kind: str, event: dict[str, Any]) -> dict[str, Any] | None:
         """Of a picture: when it was saved."""
         match kind:
             case "job":
-                self._job, self._seeds = event["job"], event["seeds"]
+                self._job = event["job"]
+            case "batch":
+                self._live.on_batch(event["left_us"])
+            case "finished":
+                self._batch = event.get("batch") or {}
             case "attempt":
                 who_draws = who(event["name"], event["peer"])
                 self._live.on_attempt(event["picture"], who_draws, event.get("predicted_us"))
@@ -84,9 +88,15 @@ class _Run:
         """The last words, when all events are there."""
         if self.summaries and self._as_json:
             first = self.summaries[0]
-            print_json(first if self._into.count == 1 else {**first, "pictures": self.summaries})
+            print_json(
+                first
+                if self._into.count == 1
+                else {**first, "pictures": self.summaries, "batch": self._batch}
+            )
         elif self.summaries and self._into.count == 1:
             _print_picture(self.summaries[0])
+        elif self.summaries:
+            _print_batch(len(self.summaries), self._batch)
         if self._failures or not self.summaries:
             why = self._failures[-1] if self._failures else "The job ended without a picture."
             if self._into.count > 1:
@@ -112,7 +122,8 @@ class _Run:
         summary["sha256"] = hashlib.sha256(data).hexdigest()
         self.summaries.append(summary)
         if self._into.count > 1 and not self._as_json:
-            print(f"{path}  {_provider(summary)}, {shown_time(summary.get('wall_us'))}", flush=True)
+            took = shown_time(summary.get("wall_us"))
+            print(f"{path}  seed {event['seed']}, {_provider(summary)}, {took}", flush=True)
             for note in _notes(summary):
                 say(note, "  ")
         return {**saved, "us": us}
@@ -170,6 +181,13 @@ def _provider(summary: dict[str, Any]) -> str:
     if summary.get("provider") == summary.get("requester"):
         return "drawn by this device"
     return f"drawn by {who(summary.get('provider_name'), summary.get('provider'))}"
+
+
+def _print_batch(saved: int, batch: dict[str, Any]) -> None:
+    drew = [f"{each['pictures']} by {who(each['name'], each['peer'])}" for each in batch.get("drew") or ()]
+    shares = f": {', '.join(drew)}" if drew else ""
+    say(f"{saved} pictures in {shown_time(batch.get('wall_us'))}{shares}.")
+    say("Each is the same drawn alone with its seed: --seed.")
 
 
 def _print_picture(summary: dict[str, Any]) -> None:

@@ -278,7 +278,7 @@ class Batch:
         if step > first_step:
             self._peers[attempt.peer].step_us = max(1, (now_us - first_us) // (step - first_step))
 
-    def on_there(self, number: int, now_us: int) -> list[Action] | None:
+    def on_there(self, number: int, now_us: int) -> list[Withdraw] | None:
         """Its picture is there, and checked.  None: it was there before, and this one is of no use."""
         attempt = self._end(number, now_us)
         if attempt is None or attempt.picture in self._done:
