@@ -29,12 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         shown = "" if default is None else f" ({default})"
         parser.add_argument(name, type=kind, default=default, metavar=metavar, help=what + shown)
 
-    def pair(name: str, what: str) -> None:
-        low, high = getattr(DEFAULTS, name.removeprefix("--").replace("-", "_"))
-        parser.add_argument(
-            name, type=float, nargs=2, default=(low, high), metavar="S", help=f"{what} ({low:g} {high:g})"
-        )
-
     parser.add_argument(
         "--rtt",
         type=Path,
@@ -65,9 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     number("--models", int, "N", "how many models, asked for by Zipf's law")
     number("--warm-slots", int, "N", "models that a provider holds in memory")
-    pair("--cold-s", "to load a model")
+    low_s, high_s = DEFAULTS.cold_s
+    told = f"to load a model ({low_s:g} {high_s:g})"
+    parser.add_argument("--cold-s", type=float, nargs=2, default=DEFAULTS.cold_s, metavar="S", help=told)
     number("--state-every-s", float, "S", "live state to those who are active, of the baselines")
-    pair("--advert-every-s", "capabilities to everyone")
     number("--known", int, "N", "providers that one requester keeps measured, however little it asks")
     number("--jitter", float, "SHARE", "of each round trip, beside that between slices")
     number("--hiccup-share", float, "SHARE", "of runs that are slower by a factor")
@@ -102,7 +97,7 @@ def simulate(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> WorldConfig:
     values = {field.name: getattr(options, field.name) for field in fields(WorldConfig)}
-    values["cold_s"], values["advert_every_s"] = tuple(options.cold_s), tuple(options.advert_every_s)
+    values["cold_s"] = tuple(options.cold_s)
     return WorldConfig(**values)
 
 

@@ -20,7 +20,15 @@ from protocol.policy import attention, lookups, neighbours, shards
 from protocol.wire.advert import MAX_SHARD_BITS
 from protocol.wire.lookup import MAX_FOUND
 
-from .costs import ADVERT_CPU_S, EXCHANGE_CPU_S, PING_BYTES, PONG_BYTES, SILENT_CPU_SHARE, STATE_BYTES
+from .costs import (
+    ADVERT_CPU_S,
+    EXCHANGE_CPU_S,
+    PING_BYTES,
+    PONG_BYTES,
+    SILENT_CPU_SHARE,
+    STATE_BYTES,
+    Costs,
+)
 
 PEERS = (10, 20, 50, 100, 300, 1_000, 3_000, 10_000, 100_000)
 ADVERT_BYTES = 850  # one device, one model, one address, a coordinate
@@ -69,12 +77,7 @@ class Account:
 
 def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
     """With every shard as full as the mean one."""
-    bits = next(
-        bits
-        for bits in range(MAX_SHARD_BITS + 1)
-        if not shards.too_many(advert_bytes, max(1, -(-peers // (1 << bits))), bits)
-    )
-    shard_peers = max(1, -(-peers // (1 << bits)))
+    bits, shard_peers = depth(peers, advert_bytes)
     connections = min(peers - 1, neighbours.CONNECTIONS)
     in_topic = min(shard_peers - 1, shards.neighbours_in_topic(bits))
     copies, links = mesh_copies(shard_peers, in_topic)
@@ -113,6 +116,43 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
         round(idle + asked_per_s * (PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES)),
         round(idle_cpu + asked_per_s * EXCHANGE_CPU_S, 4),
     )
+
+
+def depth(peers: int, advert_bytes: int = ADVERT_BYTES) -> tuple[int, int]:
+    """(bits, peers of a shard) that a swarm comes to."""
+    for bits in range(MAX_SHARD_BITS):
+        shard_peers = max(1, -(-peers // (1 << bits)))
+        if not shards.too_many(advert_bytes, shard_peers, bits):
+            return bits, shard_peers
+    return MAX_SHARD_BITS, max(1, -(-peers // (1 << MAX_SHARD_BITS)))
+
+
+def usual_pace(peers: int) -> shards.Pace:
+    """Of a swarm with so many."""
+    bits, shard_peers = depth(peers)
+    return shards.pace(ADVERT_BYTES, shard_peers, bits)
+
+
+def spent(costs: Costs, seconds: float, providers: int, requesters: int) -> dict[str, float]:
+    """Of one peer of a simulated swarm, at the mean: what is counted of staying in touch, and what was simulated.
+
+    Simulated are the providers' adverts, told in their turn and early, and the pings of those who ask.
+    """
+    peers = providers + requesters
+    usual = account(peers)
+    # Requesters tell theirs in their turn: of them, nothing changes.
+    adverts = (costs.adverts / seconds * usual.interval_s + requesters) / peers
+    gossip_cpu = usual.shard_peers / usual.interval_s * ADVERT_CPU_S * usual.copies / COPIES_MEASURED
+    idle_bytes = usual.idle_bytes_per_s + (adverts - 1) * usual.gossip_bytes_per_s
+    idle_cpu = usual.idle_cpu_share + (adverts - 1) * gossip_cpu
+    pings_per_s = costs.messages["ping"] / seconds / requesters
+    ping_bytes = PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES
+    return {
+        "idle_bytes_per_s": round(idle_bytes, 1),
+        "idle_cpu_share": round(idle_cpu, 5),
+        "active_bytes_per_s": round(idle_bytes + pings_per_s * ping_bytes, 1),
+        "active_cpu_share": round(idle_cpu + pings_per_s * EXCHANGE_CPU_S, 5),
+    }
 
 
 def mesh_copies(peers: int, in_topic: int, seed: int = 1) -> tuple[float, float]:

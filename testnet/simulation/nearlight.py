@@ -35,6 +35,7 @@ from protocol.wire.identity import KEY_BYTES
 from protocol.wire.statement import Statement
 
 from .clock import Clock
+from .control import usual_pace
 from .costs import Costs
 from .outcome import Ledger
 from .provider import LIE_FACTOR, Attempt, LearningProvider, name_of, statement_of
@@ -44,7 +45,7 @@ from .world import World
 BURST = 6  # pings when a link opens
 ORPHAN_AFTER_US = 15_000_000
 UNUSED_AFTER_US = 50_000_000
-ADVERT_LIFETIME_S = 180
+PUBLISH_SPREAD = 2 / 3, 4 / 3  # of the mean interval
 
 GOSSIP_US = 300_000  # over a few hops
 LOOK_EVERY_US = 200_000  # whose live state is old enough to ask for
@@ -67,6 +68,7 @@ class Nearlight:
             LearningProvider(index, world, clock, costs, self.model_ids, self._on_capabilities)
             for index in range(world.config.peers)
         ]
+        self._pace = usual_pace(world.config.peers + world.config.requesters)
         self.adverts = [self._first_advert(index) for index in range(world.config.peers)]
         self._tellings = [Telling(0) for _ in range(world.config.peers)]
         self.names = [advert.peer for advert in self.adverts]
@@ -74,8 +76,11 @@ class Nearlight:
         self.known_by = [list(world.peers_at(index)) for index in range(world.config.peers)]
         self.requesters = [_Requester(index, self) for index in range(world.config.requesters)]
         self._statements: dict[tuple[int, int], Statement] = {}
-        for index in range(world.config.peers):
-            self._on_told(index)
+        for index, telling in enumerate(self._tellings):
+            # Each told its last advert at a moment of its own.
+            interval_us = self._pace.interval_us
+            telling.on_told(0, int(interval_us * dice.random()), interval_us)
+            self._look_at_telling(index)
         for index, away_us, back_us in world.leaves:
             clock.at(away_us, self._leave, index)
             clock.at(back_us, self._return, index)
@@ -123,7 +128,7 @@ class Nearlight:
             boot_epoch=0,
             sequence=sequence,
             issued_us=self.clock.now_us,
-            lifetime_s=ADVERT_LIFETIME_S,
+            lifetime_s=self._pace.lifetime_s,
             addresses=(),
             kinds=("txt2img",),
             devices=(Device("cuda", "simulated", 1, None, None, None, ("fp16",)),),
@@ -132,8 +137,8 @@ class Nearlight:
         )
 
     def _on_told(self, index: int) -> None:
-        low_s, high_s = self.world.config.advert_every_s
-        pause_us, interval_us = int(self.dice.uniform(low_s, high_s) * 1e6), int((low_s + high_s) * 5e5)
+        interval_us = self._pace.interval_us
+        pause_us = int(interval_us * self.dice.uniform(*PUBLISH_SPREAD))
         self._tellings[index].on_told(self.clock.now_us, pause_us, interval_us)
         self._look_at_telling(index)
 
@@ -226,7 +231,6 @@ class _Requester:
                 return
             self._links += 1
             swarm.costs.messages["dial"] += 2 * CONNECT_ROUND_TRIPS
-            swarm.costs.met += 1
             rtt_us = swarm.world.rtt_us[self.index][provider]
             swarm.clock.at(swarm.clock.now_us + CONNECT_ROUND_TRIPS * rtt_us, self._on_dialled, provider)
 

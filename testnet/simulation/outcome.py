@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from protocol.policy.calibration import Calibration, Forecast
 
+from .control import spent
 from .costs import Costs
 from .provider import Attempt
 from .world import World
@@ -102,7 +103,7 @@ class Ledger:
             cdf_by_link_s=self._by_link(first, last),
             where_s=dict(zip(SPANS, (round(float(mean), 6) for mean in means), strict=True)),
             calibration=self._calibration(first, last),
-            control=costs.control(seconds, config.peers, config.requesters, config.known),
+            control=spent(costs, seconds, config.peers, config.requesters),
         )
 
     def _calibration(self, first: int, last: int) -> dict[str, float]:

@@ -49,7 +49,6 @@ class WorldConfig:
     warm_slots: int = 2  # models that a provider holds in memory
     cold_s: tuple[float, float] = (2.0, 20.0)  # to load a model, log-uniform
     state_every_s: float = 2.0  # to those who are active
-    advert_every_s: tuple[float, float] = (30.0, 60.0)
     known: int = 100  # providers that one requester knows and keeps connections to, at first and at least
     jitter: float = 0.0  # of each round trip, exponential, beside that between the slices of the matrix
     hiccup_share: float = 0.02
@@ -78,10 +77,9 @@ class WorldConfig:
         ):
             if not least <= getattr(self, name) <= most:
                 raise BadWorld(f"{name} must be {least} to {most}, not {getattr(self, name)}.")
-        for name in ("cold_s", "advert_every_s"):
-            low, high = getattr(self, name)
-            if not 0.001 <= low <= high <= 3600:
-                raise BadWorld(f"{name} must be two rising times from 0.001 to 3600 s, not {low} and {high}.")
+        low, high = self.cold_s
+        if not 0.001 <= low <= high <= 3600:
+            raise BadWorld(f"cold_s must be two rising times from 0.001 to 3600 s, not {low} and {high}.")
         if self.silent + self.lying > 1:
             raise BadWorld("silent and lying are more than all providers.")
         if self.requests is not None and not 1 <= self.requests <= MAX_REQUESTS:
