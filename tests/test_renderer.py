@@ -23,6 +23,7 @@ from peer.clock import now_us
 from peer.renderer.client import RenderCancelled, Renderer, RendererDied, RenderFailed
 from peer.residents import Residents
 from peer.store.models import scan_folder
+from peer.wanted import of_batch
 from peer.work import Work
 from protocol.errors import RemoteProtocolError
 from protocol.policy.prediction import SpeedBook
@@ -163,6 +164,17 @@ def test_a_seed_is_a_picture_and_another_seed_another(folders):
         first.sigmas == other.sigmas == draw(model, statement(sampler="euler"))[0].sigmas
     )  # one noise schedule
     assert first.sigmas != draw(model, statement(steps=4))[0].sigmas
+
+
+def test_a_picture_of_a_batch_is_drawn_alone_bit_for_bit(folders):
+    model = load(folders["sd"])
+    third = of_batch(statement(seed=2**32 - 1), 2)
+    drawn, _, alone = (
+        draw(model, each)[0] for each in (third, of_batch(statement(seed=2**32 - 1), 1), statement(seed=1))
+    )
+    assert third.seed == 1
+    assert third.salt != statement().salt
+    assert alone == drawn
 
 
 def test_sigmas_are_checked_where_the_statement_names_them(folders):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ from testnet.outcome import (
     Expect,
     Happened,
     Outcome,
+    Part,
     Task,
     busy_s,
     done,
@@ -28,8 +30,10 @@ from testnet.outcome import (
     drawn_by,
     judge,
     know_each_other,
+    least_makespan_us,
     most_attempts,
     near_best,
+    of_ideal,
     quantile_ms,
     recovery_ms,
     table,
@@ -152,6 +156,27 @@ def drawn(number: int, by: str = "b", provider: str | None = "a", ms: int = 500,
         **changes,
     }
     return Drawn(**settings)
+
+
+def part(provider: str, ms: int) -> Part:
+    steps = [{"span": "step", "attempt": "last", "us": ms * 100} for _ in range(10)]
+    return Part(provider, ({"span": "step", "attempt": "lost", "us": 9_000_000}, *steps))
+
+
+def test_a_batch_is_measured_against_what_its_providers_steps_allow() -> None:
+    parts = (*(part("a", 100) for _ in range(4)), *(part("b", 200) for _ in range(2)), part("c", 400))
+    jobs = (drawn(0, ms=500, pictures=parts), drawn(1, ms=400, pictures=parts[:3]), drawn(2, ms=100))
+    outcome = replace(OUTCOME, jobs=jobs)
+    assert of_ideal("a", "b", "c")(outcome) == 400 / 500
+    assert of_ideal("a")(outcome) == pytest.approx(300 / 400)
+    assert of_ideal("a", "nobody")(outcome) is None
+    assert least_makespan_us([100, 200, 400], 32) == 1_900
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_a_job_is_one_to_a_thousand_pictures(count: int) -> None:
+    with pytest.raises(BadScenario, match="A job is 1 to 1000 pictures"):
+        replace(scenario.load("batch", 1).scenario, jobs=(Job("asker", count=count),))
 
 
 OUTCOME = Outcome(
