@@ -105,7 +105,10 @@ async def test_who_does_not_answer_is_tried_ever_more_seldom(autojump_clock, wor
     nursery.start_soon(joining(alice, ledger).run)
     await trio.sleep(400)
     assert [at_s for at_s, _ in alice.dialled] == [0, 5, 15, 35, 75, 155, 315]
-    assert alice.journalled[0] == ("join_failed", {"address": gone, "why": f"could not reach {GONE}: nobody is there"})
+    assert alice.journalled[0] == (
+        "join_failed",
+        {"address": gone, "why": f"could not reach {GONE}: nobody is there"},
+    )
 
 
 async def test_of_many_remembered_the_last_seen_are_dialled_all_at_once(
