@@ -8,7 +8,6 @@ from peer.store.ledger import KnownPeer, Ledger
 
 from .world import MODEL, Peer, World, use_virtual_time
 
-
 GONE = "12D3KooW" + "g" * 44
 
 
