@@ -57,7 +57,7 @@ def test_among_equal_prices_plans_are_what_they_are_without_any(prices, batch):
         with_prices.append(at(str(number), prices, **changes))
         without.append(at(str(number), None, **changes))
     for seed in range(20):
-        expected = plan(without, WANTED, now_us=0, seed=seed).ranked
+        expected = plan(without, WANTED, now_us=0, seed=seed, wishes=Wishes(batch=batch)).ranked
         for value in PRESETS_MILLIONTHS.values():
             wishes = Wishes(value, batch=batch)
             found = plan(with_prices, WANTED, now_us=0, seed=seed, wishes=wishes).ranked

@@ -83,6 +83,9 @@ class Plan:
             )
             value = self.wishes.value_of_time_millionths
             return why_cost(first.price_millionths, second.price_millionths, us, other_us, value)
+        sure_us = second.p90_us - first.p90_us
+        if first.predicted_us >= second.predicted_us and sure_us > 0 and not self.wishes.batch:
+            return f"It was predicted to be there {duration(sure_us)} sooner than the next best nine times of ten."
         gains = dict(second.spans)
         for name, us in first.spans:
             gains[name] = gains.get(name, 0) - us
