@@ -315,11 +315,12 @@ class Service:
                 },
             )
 
-        def progressed(_: int, progress: Progress) -> None:
+        def progressed(number: int, progress: Progress) -> None:
             emit(
                 "progress",
                 {
                     "picture": index,
+                    "number": number,
                     "step": progress.step,
                     "steps": statement.steps,
                     "preview": progress.preview.to_value() if progress.preview else None,
@@ -405,7 +406,7 @@ class Service:
             "rung": quoting.rung(running.fitted),
             "sentences": [
                 *([plan.why()] if many is None else many.sentences()),
-                *_compared(timeline, picture.plan),
+                *_compared(timeline, picture.plan, self._node.directory.calibration.held()),
                 *quoting.aftermath(picture, running.wished, running.fitted, self._node),
             ],
         }
@@ -448,9 +449,13 @@ def _asked(fields: Fields, now_us: int) -> Asked:
     return Asked(now_us if at_us is None else at_us, tuple(before))
 
 
-def _compared(timeline: Timeline, plan: Plan) -> list[str]:
-    predicted = plan.ranked[0].predicted_us
-    return [f"Predicted {duration(predicted)}; it took {duration(timeline.wall_us)}."]
+def _compared(timeline: Timeline, plan: Plan, held: Held | None) -> list[str]:
+    first = plan.ranked[0]
+    took = f"it took {duration(timeline.wall_us)}"
+    said = [f"Predicted {duration(first.predicted_us)}, at most {duration(first.p90_us)} nine times of ten; {took}."]
+    if held is not None and held.pictures >= LEAST_HELD:
+        said.append(f"Of those asked since this peer started, {held.sentence()}")
+    return said
 
 
 def _request(statement: Statement, count: int, remote: bool) -> dict[str, Any]:

@@ -84,6 +84,7 @@ PROGRESS = (
     "progress",
     {
         "picture": 0,
+        "number": 1,
         "step": 5,
         "steps": 20,
         "preview": {"width": 2, "height": 2, "rgb": bytes(12)},
@@ -634,8 +635,9 @@ def test_progress_in_a_terminal_is_one_line_with_a_preview(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     with Live(1) as live:
         assert live.line().startswith("choosing a peer")
-        live.on_attempt(0, "linden", 210_000)
+        live.on_attempt(0, 1, "linden", 210_000)
         assert live.line().startswith("asking linden")
+        live.on_attempt(0, 2, "oak", 110_000)  # beside it: which of the two draws, progress says
         live.on_progress(0, PROGRESS[1])
         assert "━━━━────────────" in live.line()
         assert "step 5/20 · linden" in live.line()
@@ -653,7 +655,7 @@ def test_progress_of_a_batch_is_told_of_all_of_it(monkeypatch):
     with Live(4) as live:
         assert "0 of 4 done · choosing peers" in live.line()
         for picture, name in enumerate(("oak", "linden", "oak")):
-            live.on_attempt(picture, name, 210_000)
+            live.on_attempt(picture, 1, name, 210_000)
             live.on_progress(picture, PROGRESS[1])
         live.on_batch(8_000_000)
         live.on_finished(0)

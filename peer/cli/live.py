@@ -46,7 +46,8 @@ class Live:
         self._count = count
         self._finished = 0
         self._left_until_s: float | None = None  # when a batch is expected to be there
-        self._providers: dict[int, str] = {}
+        self._asked: dict[tuple[int, int], tuple[str, int | None]] = {}  # by picture and attempt
+        self._providers: dict[int, str] = {}  # who draws, or was asked last
         self._predicted_us: dict[int, int | None] = {}
         self._first: dict[int, tuple[int, int]] = {}  # the first step heard of, and when
         self._progress: dict[int, Mapping[str, Any]] = {}
@@ -74,12 +75,15 @@ class Live:
         if self._moving:
             self._live.stop()
 
-    def on_attempt(self, picture: int, provider: str, predicted_us: int | None) -> None:
-        self._predicted_us[picture] = predicted_us
-        self._providers[picture] = provider
+    def on_attempt(self, picture: int, number: int, provider: str, predicted_us: int | None) -> None:
+        self._asked[picture, number] = provider, predicted_us
+        self._providers[picture], self._predicted_us[picture] = provider, predicted_us
 
     def on_progress(self, picture: int, progress: Mapping[str, Any]) -> None:
         self._progress[picture] = progress
+        asked = self._asked.get((picture, int(progress["number"])))
+        if asked is not None:  # of two it need not be the one that was asked last
+            self._providers[picture], self._predicted_us[picture] = asked
         first_step, _ = self._first.get(picture, (progress["step"], 0))
         if picture not in self._first or progress["step"] < first_step:  # begun anew elsewhere
             self._first[picture] = progress["step"], progress["elapsed_us"]
@@ -89,6 +93,7 @@ class Live:
 
     def on_finished(self, picture: int) -> None:
         self._finished += 1
+        self._asked = {key: asked for key, asked in self._asked.items() if key[0] != picture}
         self._progress.pop(picture, None)
         self._providers.pop(picture, None)
         self._first.pop(picture, None)

@@ -69,7 +69,7 @@ class _Run:
                 self._batch = event.get("batch") or {}
             case "attempt":
                 who_draws = who(event["name"], event["peer"])
-                self._live.on_attempt(event["picture"], who_draws, event.get("predicted_us"))
+                self._live.on_attempt(event["picture"], event["number"], who_draws, event.get("predicted_us"))
             case "told":
                 self._live.say(self._numbered(event["picture"], event["sentence"]))
             case "progress":
