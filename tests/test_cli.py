@@ -472,7 +472,7 @@ def test_a_name_is_told_once():
 def test_why_tells_of_attempts_that_failed_and_of_who_drew_it_in_the_end(peer, door):
     attempts = [
         {"number": 1, "peer": OTHER, "name": "oak", "outcome": "refused", "sentence": "It is busy."},
-        {"number": 2, "peer": OWN, "name": "elm", "outcome": "done", "sentence": None},
+        {"number": 2, "peer": OWN, "name": "elm", "outcome": "done", "sentence": None, "why": "oak was late"},
     ]
     candidates = [{"peer": each, "rtt_us": 900, "predicted_us": 2000} for each in (OTHER, OWN)]
     report = {"job": "ab", "chosen": OTHER, "provider": OWN, "candidates": candidates, "attempts": attempts,
@@ -481,6 +481,7 @@ def test_why_tells_of_attempts_that_failed_and_of_who_drew_it_in_the_end(peer, d
     out = peer("why")[1]
     assert "Attempt 1, oak (.." in out
     assert "refused: It is busy." in out
+    assert "), asked as well because oak was late, done" in out
     first, second = (line for line in out.splitlines() if "2.00 ms" in line)
     assert first.split()[-1] == "chosen"
     assert second.endswith("drew it")
