@@ -102,9 +102,9 @@ class Gossip:
         host.set_handler(SYNC_PROTOCOL, self._answer_sync)
         host.set_handler(LOOKUP_PROTOCOL, self._answer_lookup)
 
-    def renew(self) -> None:
-        """Our capabilities changed: tell everyone, if not at once then soon."""
-        self._tell_sooner(urgent=False)
+    def renew(self, *, urgent: bool = False) -> None:
+        """Our capabilities changed: tell everyone, if not at once then soon.  `urgent`: such a change comes seldom."""
+        self._tell_sooner(urgent=urgent)
 
     def _tell_sooner(self, *, urgent: bool) -> None:
         if self._telling.on_change(urgent=urgent):

@@ -128,9 +128,9 @@ async def open_node(
             price_millionths=config.price_millionths,
         )
 
-    def on_capabilities() -> None:
-        """A model was loaded or drawn with for the first time, or is no longer loaded."""
-        gossip.renew()
+    def on_capabilities(*, urgent: bool = False) -> None:
+        """A model was loaded, is no longer loaded, or was drawn with for the first time, which is `urgent`."""
+        gossip.renew(urgent=urgent)
         nursery.start_soon(trio.to_thread.run_sync, keep, ledger, speeds_of, directory.speeds, own_peer)
 
     def on_connected(peer: str) -> None:

@@ -77,7 +77,7 @@ class Work:
         residents: Residents,
         models: dict[bytes, LocalModel],
         speeds: SpeedBook,
-        on_capabilities: Callable[[], None],
+        on_capabilities: Callable[..., None],
         on_receipt: Callable[[Task, bytes], Awaitable[None]],
         journal: Callable[..., None],
         rate_millionths: int | None = None,
@@ -326,7 +326,9 @@ class Work:
                 self._own_peer, statement, step_us=max(1, steps[len(steps) // 2]), fixed_us=fixed_us
             )
             if new:
-                self._on_capabilities()
+                self._on_capabilities(
+                    urgent=True
+                )  # once for each model; it follows what was told of its loading
 
     def _sign(
         self,

@@ -160,3 +160,20 @@ async def test_a_sync_that_makes_no_sense_ends_nothing_and_is_remembered(autojum
     await smaller.gossip.sync(larger.id)
     (candidate,) = smaller.directory.candidates(now_us(), own=False)
     assert candidate.penalty_us > 0
+
+
+async def test_a_speed_that_is_new_is_told_right_after_the_loading_that_came_before_it(
+    autojump_clock, monkeypatch, nursery
+):
+    use_virtual_time(monkeypatch)
+    world = World(nursery)
+    alice, near = [await world.add(name, provide=name == "near") for name in ("alice", "near")]
+    near.renderer.load_us = 2_000_000  # so that what it has loaded is told by itself
+    sequences = []
+    for pause_s in 0, 3, 3:
+        if pause_s:
+            await alice.ask()
+            await trio.sleep(pause_s)
+        sequences.append(alice.directory.signed_advert(near.id).advert.sequence)
+    assert sequences[1] - sequences[0] >= 2
+    assert sequences[2] == sequences[1]

@@ -619,7 +619,7 @@ async def test_two_models_that_do_not_both_fit_make_way_for_each_other(folders):
         residents=residents,
         models=models,
         speeds=speeds,
-        on_capabilities=lambda: None,
+        on_capabilities=lambda **_: None,
         on_receipt=keep,
         journal=note,
     )
