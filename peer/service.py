@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from protocol.errors import MalformedMessage
+from protocol.policy.calibration import Held
 from protocol.policy.ladder import Fitted
 from protocol.policy.prediction import Candidate
 from protocol.policy.selection import Plan
@@ -36,6 +37,7 @@ from .wanted import of_batch, statement_untrusted
 Emit = Callable[[str, dict[str, Value]], None]
 
 MAX_COUNT = 1000
+LEAST_HELD = 10  # pictures, before it is said how far predictions held
 MAX_JOBS = 1000
 SAVED_WITHIN_S = 2.0  # for the command to say that the picture it was handed is on disk
 MAX_US = 2**63 - 1
@@ -452,9 +454,11 @@ def _asked(fields: Fields, now_us: int) -> Asked:
 def _compared(timeline: Timeline, plan: Plan, held: Held | None) -> list[str]:
     first = plan.ranked[0]
     took = f"it took {duration(timeline.wall_us)}"
-    said = [f"Predicted {duration(first.predicted_us)}, at most {duration(first.p90_us)} nine times of ten; {took}."]
+    said = [
+        f"Predicted {duration(first.predicted_us)}, at most {duration(first.p90_us)} nine times of ten; {took}."
+    ]
     if held is not None and held.pictures >= LEAST_HELD:
-        said.append(f"Of those asked since this peer started, {held.sentence()}")
+        said.append(f"Since this peer started, {held.sentence()}")
     return said
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -225,6 +226,13 @@ def drawn(job, predicted_ms, took_ms, *, provider="near", rtt_ms=20, other=None,
         predicted_us=predicted_ms * 1000, steps=2, pixels=64, step_us=step_us, attempts=attempts,
         phases_us={"draw": took_ms * 800, "plan": took_ms * 200}, candidates=candidates + ((other,) if other else ()),
     )  # fmt: skip
+
+
+def test_p90s_are_held_to_what_the_job_took_after_its_plan():
+    jobs = [replace(drawn("a", 100, took_ms), p90_us=100_000) for took_ms in (125, 126)]
+    tried = (Attempt("far", "lost"), Attempt("near", "done"))
+    jobs += [drawn("b", 100, 80), replace(drawn("c", 9, 900, attempts=tried), p90_us=720_000)]
+    assert figures(Part("p", "", jobs=tuple(jobs))).prediction.within_p90 == 0.6667
 
 
 def test_predictions_are_held_to_what_the_first_peer_took():

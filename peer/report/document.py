@@ -30,6 +30,7 @@ class Candidate:
     predicted_us: int | None
     rtt_us: int | None = None
     steps_us: int | None = None  # of the prediction: the steps
+    p90_us: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Job:
     attempts: tuple[Attempt, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     sentence: str | None = None
+    p90_us: int | None = None  # for the peer that was asked first
 
     @property
     def done(self) -> bool:

@@ -30,6 +30,9 @@ class Prediction:
     ratios: dict[str, float]  # took / predicted: p5, p25, p50, p75, p95
     error_p50: float | None  # |took - predicted| / took
     error_p90: float | None
+    within_p90: float | None = (
+        None  # of all that were drawn, by whomever: the share that was there by its p90
+    )
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,12 @@ def _band(rtt_us: int) -> str:
 
 
 def _prediction(done: list[Job]) -> Prediction:
-    """Over jobs that the peer asked first has drawn: of the others, no prediction was put to the test."""
+    """Over jobs that the peer asked first has drawn: of the others, no prediction was put to the test but the p90."""
+    within = [
+        job.wall_us - job.phases_us.get("plan", 0) <= job.p90_us
+        for job in done
+        if job.wall_us is not None and job.p90_us is not None
+    ]
     points = tuple(
         Point(job.job, job.predicted_us / 1e3, _wall_ms(job), f"{job.by}, drawn by {job.provider}")
         for job in done
@@ -151,6 +159,7 @@ def _prediction(done: list[Job]) -> Prediction:
         else {},
         round(quantile(errors, 0.5), 4) if points else None,
         round(quantile(errors, 0.9), 4) if points else None,
+        round(sum(within) / len(within), 4) if within else None,
     )
 
 

@@ -136,13 +136,14 @@ def _job(record: JobRecord, zero_us: int, by: str, names: Names) -> Job:
     chosen = str(why.get("chosen") or "")
     steps_us = [entry["us"] for entry in record.timeline if entry["span"] == "step"]
     provider = why.get("provider") or request.get("provider")
+    first = next((each for each in candidates if each.peer == names.of(chosen)), None)
     job = Job(
         job=record.job,
         by=by,
         state=record.state if record.state in _STATES else "unfinished",
         at_s=round(at_s, 6),
         provider=names.of(str(provider)) if provider else None,
-        predicted_us=next((each.predicted_us for each in candidates if each.peer == names.of(chosen)), None),
+        predicted_us=first.predicted_us if first else None,
         unaccounted_us=why.get("unaccounted_us"),
         steps=request.get("steps"),
         pixels=request["width"] * request["height"] if {"width", "height"} <= request.keys() else None,
@@ -153,6 +154,7 @@ def _job(record: JobRecord, zero_us: int, by: str, names: Names) -> Job:
         ),
         candidates=candidates,
         sentence=record.outcome,
+        p90_us=first.p90_us if first else None,
     )
     if not isinstance(wall_us, int):
         return job
@@ -182,6 +184,7 @@ def _candidate(each: Mapping[str, Any], names: Names) -> Candidate:
         predicted_us=each.get("predicted_us"),
         rtt_us=each.get("rtt_us"),
         steps_us=(each.get("spans") or {}).get("step"),
+        p90_us=each.get("p90_us"),
     )
 
 

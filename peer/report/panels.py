@@ -112,6 +112,8 @@ def _prediction(found: Figures) -> Panel:
             f"Off by {of.error_p50:.0%} of the time it took in the median, by {of.error_p90:.0%} at the 90th percentile; "
             f"the median of {len(of.points)} jobs took {of.ratios['p50']:.2f} of what was predicted."
         )
+        if of.within_p90 is not None:
+            said += f" {of.within_p90:.0%} of all jobs were done by their p90."
         axes = ("predicted", "it took")
         inside = strong(said) + responsive(
             lambda width: charts.scatter(of.points, of.ratios, width, axes, f"Prediction and outcome. {said}")

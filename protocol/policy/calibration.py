@@ -53,8 +53,8 @@ class Held:
 
     def sentence(self) -> str:
         said = (
-            f"{self.within_p50:.0%} of {self.pictures} pictures came within their p50 and {self.within_p90:.0%} "
-            f"within their p90"
+            f"{self.within_p50:.0%} of {self.pictures} pictures came within their p50 and {self.within_p90:.0%}"
+            " within their p90"
         )
         if self.claims_loss_us:
             said += f"; the p90's loss is {self.loss_us / self.claims_loss_us:.0%} of that of the providers' own claims"
