@@ -13,6 +13,6 @@ SCENARIO = Scenario(
     expects=(
         Expect("pictures drawn", done(), at_least=1.0),
         Expect("attempts", most_attempts(), at_least=2, at_most=2),
-        Expect("ms until another provider draws", recovery_ms(), at_most=1_500),
+        Expect("ms until another provider draws", recovery_ms(), at_most=1_000),
     ),
 )
