@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 QUANTILE = 0.9
 # Of the spread.  In simulation at loads from .3 to .85 the multiple came to lie between .5 and 1.
-FIRST_MULTIPLE = 0.8
+FIRST_MULTIPLE = 0.65
 # Times the multiple and one, after the first picture; divided by the root of how many there were.
 ALL_STEP, PEER_STEP = 0.12, 0.06
 LEAST_STEP = 0.012

@@ -146,12 +146,13 @@ def spent(costs: Costs, seconds: float, providers: int, requesters: int) -> dict
     idle_bytes = usual.idle_bytes_per_s + (adverts - 1) * usual.gossip_bytes_per_s
     idle_cpu = usual.idle_cpu_share + (adverts - 1) * gossip_cpu
     pings_per_s = costs.messages["ping"] / seconds / requesters
+    asked_per_s = pings_per_s - usual.connections * 1e6 / attention.IDLE_EVERY_US  # those are counted as idle
     ping_bytes = PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES
     return {
         "idle_bytes_per_s": round(idle_bytes, 1),
         "idle_cpu_share": round(idle_cpu, 5),
-        "active_bytes_per_s": round(idle_bytes + pings_per_s * ping_bytes, 1),
-        "active_cpu_share": round(idle_cpu + pings_per_s * EXCHANGE_CPU_S, 5),
+        "active_bytes_per_s": round(idle_bytes + asked_per_s * ping_bytes, 1),
+        "active_cpu_share": round(idle_cpu + asked_per_s * EXCHANGE_CPU_S, 5),
     }
 
 
