@@ -84,6 +84,8 @@ class Learned:
         best: Measured | None = None
         for (of, with_, _), speed in self.speeds.items():
             if of == model and with_ == precision:
+                if speed.pixels == pixels:
+                    return speed
                 if best is None or _ratio(speed.pixels, pixels) < _ratio(best.pixels, pixels):
                     best = speed
         return best
@@ -380,6 +382,9 @@ def _speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> t
     claim: Speed | None = None
     for speed in model.speeds:
         if speed.precision == precision:
+            if speed.width * speed.height == pixels:
+                claim = speed
+                break
             ratio = _ratio(speed.width * speed.height, pixels)
             if claim is None or ratio < _ratio(claim.width * claim.height, pixels):
                 claim = speed

@@ -9,7 +9,7 @@ NAMES = {
     "preview": "when the first preview arrives",
     "transfer": "small messages beside 64 MB on one connection, paced and unpaced in turn",
     "virtual_transfer": "the share of a long path, in virtual time",
-    "plan": "choosing among 100 peers",
+    "plan": "choosing among 100 and 1,000 peers",
     "idle": "what an idle peer costs",
     "swarm": "how soon five peers know each other",
     "selection": "how often the nearest of equal idle peers is chosen",
