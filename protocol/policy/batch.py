@@ -16,16 +16,18 @@ from enum import IntEnum
 from ..errors import LocalProtocolError
 from .selection import Choice, Plan
 
-LOOK_EVERY_US = 250_000  # decisions also come without an event: who is silent is late, and a rest ends
+# Decisions also come without an event: who is silent is late, and a rest ends.
+LOOK_EVERY_US = 250_000
 MAX_AT_ONE_PEER = 8  # what a provider lets wait of one requester (queue.py)
 MAX_UNDER_WAY = 64  # pictures of one batch: each holds a stream and, towards its end, its bytes
-GAIN_PERCENT = (
-    20  # a copy or a move must be so much sooner, counted from now: predictions are wrong by half of it
-)
+# A copy or a move must be so much sooner, counted from now: predictions are wrong by half of it.
+GAIN_PERCENT = 20
 MAX_REISSUES = 2  # of one picture
 MAX_BROKEN = 8  # attempts at one picture that ended badly: as many as a job makes
-REST_US = 500_000  # of a peer that refused or broke down, doubled each time in a row
-MAX_TROUBLE = 6  # in a row, then it is asked no more: three times gone, or six times busy
+# Of a peer that refused or broke down, doubled for each trouble in a row.
+REST_US, MAX_REST_US = 500_000, 8_000_000
+# In a row: four times gone, or eight times busy.  Where all peers had as much, nobody is waited for.
+MAX_TROUBLE = 8
 
 
 class Ended(IntEnum):
@@ -33,7 +35,7 @@ class Ended(IntEnum):
 
     BUSY = 1  # another time it might
     BROKE = 2  # lost, failed, or what came does not hold
-    NEVER = MAX_TROUBLE  # it will not draw any of these
+    NEVER = MAX_TROUBLE  # it will not draw any of these, and is asked no more
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class _Peer:
     step_us: int | None = None  # as it was seen to draw
     apart_us: int | None = None  # between pictures that came from it, while it had another
     landed_us: int = 0
+    loath: bool = False
     trouble: int = 0
     troubled_us: int = -1
     rests_until_us: int = 0
@@ -168,7 +171,11 @@ class _Peer:
         return min(MAX_AT_ONE_PEER, 2 + on_the_way) - len(self.attempts)
 
     def usable(self, now_us: int) -> bool:
-        return self.able and self.trouble < MAX_TROUBLE and now_us >= self.rests_until_us
+        return self.able and not self.loath and now_us >= self.rests_until_us
+
+    @property
+    def hopeful(self) -> bool:
+        return self.able and not self.loath and self.trouble < MAX_TROUBLE
 
     def ends_us(self, now_us: int) -> list[int]:
         """When its renderer is done with each attempt.  What is late by so much is expected to be late by as much again."""
@@ -256,7 +263,7 @@ class Batch:
         actions += self._give_out(now_us)
         if not self._waiting:
             actions += self._reissue(now_us)
-        elif not self._attempts and not self._hopeful():
+        elif not self._attempts and not any(peer.hopeful for peer in self._peers.values()):
             self._last_sentence = self._last_sentence or nobody
             actions += [self._miss(picture) for picture in self._waiting]
             self._waiting.clear()
@@ -300,8 +307,9 @@ class Batch:
             return
         self._last_sentence = sentence
         peer = self._peers[attempt.peer]
+        peer.loath = peer.loath or how is Ended.NEVER
         if attempt.given_us > peer.troubled_us:  # what was there before ends of the same trouble
-            peer.rests_until_us = now_us + (REST_US << peer.trouble)
+            peer.rests_until_us = now_us + min(MAX_REST_US, REST_US << peer.trouble)
             peer.trouble += how
             peer.troubled_us = now_us
         self._broken[attempt.picture] += how is Ended.BROKE
@@ -386,10 +394,6 @@ class Batch:
                 actions.append(self._withdraw(attempt, now_us))
             actions.append(self._give(picture, other, now_us, copy=begun))
         return actions
-
-    def _hopeful(self) -> bool:
-        """Somebody rests, and may be asked again."""
-        return any(peer.able and peer.trouble < MAX_TROUBLE for peer in self._peers.values())
 
     def _give(self, picture: int, peer: _Peer, now_us: int, *, copy: bool = False) -> Give:
         self._numbers += 1
