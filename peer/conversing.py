@@ -55,7 +55,6 @@ class Conversing:
         self._delivery = Delivery(means, errand, attempt)
         self._line: Line | None = None
         self._dismissed = False
-        self._opening = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._resume_within_us: int | None = None
         self._sent_us = self._left_us = 0  # when the first word was said, and when it left this machine
@@ -82,7 +81,6 @@ class Conversing:
         """Its picture is not wanted any more; the peer is yet to be told, by `say_cancel`."""
         self._note("cancelled" if self._errand.job.state is State.CANCELLED else "outrun")
         self._dismissed = True
-        self._opening.cancel()
         self._reading.deadline = trio.current_time() + DISMISSED_S
         attempt, now = self.attempt, now_us()
         if attempt.started_us is None and self._errand.job.late_us(attempt.number, now):
@@ -121,14 +119,11 @@ class Conversing:
     # lines, and the first word on them
 
     async def _open(self, began_us: int, *, fresh: bool = False) -> Line | None:
-        """A line to its peer, which was needed since `began_us`; None: not any more."""
+        """A line to its peer, which was needed since `began_us`; None: not any more, but it could be had."""
         await self._close()
-        with trio.CancelScope() as self._opening:
-            if self._dismissed:
-                return None
-            self._line = await self._means.reach.open(self.attempt.choice.peer, fresh=fresh)
-            self._means.lines.append(self._line)
-            self._span("dial", began_us, now_us())
+        self._line = await self._means.reach.open(self.attempt.choice.peer, fresh=fresh)
+        self._means.lines.append(self._line)
+        self._span("dial", began_us, now_us())
         return None if self._dismissed else self._line
 
     async def _close(self) -> None:

@@ -375,7 +375,7 @@ async def test_of_two_results_the_first_is_taken_and_the_other_settled(
     assert is_settled(alice, far, second, "done")
 
 
-async def test_a_hedge_whose_stream_is_being_opened_is_dropped_without_a_word(
+async def test_a_hedge_whose_stream_is_still_being_opened_is_dropped_without_a_word(
     autojump_clock, world, alice, near, far, monkeypatch
 ):
     start_after(near, 2 * GRACE_US)

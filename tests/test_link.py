@@ -4,10 +4,11 @@ import pytest
 import trio
 
 from peer.link import Session
+from peer.reach import HELLO_WITHIN_S
 from peer.task_stream import PeerLost
 from protocol.errors import LocalProtocolError, ProtocolError
 
-from .world import World, use_virtual_time
+from .world import World, now_us, use_virtual_time
 
 
 def test_to_ask_for_a_clock_before_hello_is_a_bug_of_ours():
@@ -37,6 +38,9 @@ async def test_a_provider_whose_hello_is_late_is_only_lost_to_its_requester(
     del alice.links._sessions[near.id]
     drawn = await alice.ask()
     assert [(attempt.choice.peer, attempt.outcome) for attempt in drawn.attempts] == [
-        (near.id, "lost"),
+        (near.id, "outrun"),  # by far, which was asked beside it
         (far.id, "done"),
     ]
+    await trio.sleep(HELLO_WITHIN_S)
+    penalties = {each.peer: each.penalty_us for each in alice.directory.candidates(now_us(), own=False)}
+    assert penalties[near.id] > penalties[far.id] == 0

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError
 from protocol.policy import timeline as module
+from protocol.policy.chain import LOST
 from protocol.policy.timeline import ADVICE, EXECUTION, Timeline, duration
 
 ASKED_US = 5_000_000
@@ -172,8 +173,18 @@ def test_a_timeline_goes_on_to_where_the_picture_is_on_disk():
 
 
 def test_every_span_that_is_measured_is_execution_or_has_words_for_a_person():
-    names = set(measured_names())
-    assert {"submit", "dial", "lost", "handoff", "handback", "load_weights", "write_file", "step"} <= names
+    names = {LOST, *measured_names()}
+    assert {
+        "submit",
+        "dial",
+        "leave",
+        "transfer",
+        "handoff",
+        "handback",
+        "load_weights",
+        "write_file",
+        "step",
+    } <= names
     assert names <= EXECUTION | ADVICE.keys()
     assert not EXECUTION & ADVICE.keys()
 
@@ -197,7 +208,9 @@ def measured_names():
                 first = node.args[0]
                 if called.endswith("spans.append"):
                     first = first.elts[0] if isinstance(first, ast.Tuple) else None
-                elif not called.endswith(("_span", "_lap", "timeline.extend", "timeline.add")):
+                elif not called.endswith(
+                    ("_span", "_lap", "timeline.extend", "timeline.add", "leg.add", "leg.add_heard")
+                ):
                     first = None
             elif isinstance(node, ast.Tuple | ast.List) and len(node.elts) == 3:
                 values = [ast.unparse(each) for each in node.elts[1:]]
