@@ -47,6 +47,7 @@ _MIGRATIONS = (
         step_us INTEGER NOT NULL, fixed_us INTEGER NOT NULL, PRIMARY KEY (device, model, precision, pixels)
     ) STRICT;
     """,
+    "ALTER TABLE speeds ADD COLUMN count INTEGER NOT NULL DEFAULT 1",
 )
 
 
@@ -113,6 +114,7 @@ class OwnSpeed:
     pixels: int
     step_us: int
     fixed_us: int
+    count: int  # of renders in it
 
 
 class Ledger:
@@ -255,7 +257,7 @@ class Ledger:
                 "INSERT INTO loads VALUES (?, ?, ?)", [(device, model, us) for model, us in loads.items()]
             )
             database.executemany(
-                "INSERT OR REPLACE INTO speeds VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO speeds VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(device, *(getattr(speed, each.name) for each in fields(speed))) for speed in speeds],
             )
 
@@ -263,7 +265,8 @@ class Ledger:
         """(us of loading each model, speeds) as last put for `device`."""
         loads = self._rows("SELECT model, us FROM loads WHERE device = ?", (device,))
         speeds = self._rows(
-            "SELECT model, precision, pixels, step_us, fixed_us FROM speeds WHERE device = ?", (device,)
+            "SELECT model, precision, pixels, step_us, fixed_us, count FROM speeds WHERE device = ?",
+            (device,),
         )
         return dict(loads), tuple(OwnSpeed(*row) for row in speeds)
 

@@ -11,9 +11,8 @@ def remember(ledger: Ledger, device: str, book: SpeedBook, own_peer: str) -> Non
     for model, us in loads.items():
         book.on_load(own_peer, model, us)
     for each in speeds:
-        book.on_speed(
-            own_peer, each.model, each.precision, Measured(each.pixels, each.step_us, each.fixed_us)
-        )
+        measured = Measured(each.pixels, each.step_us, each.fixed_us, each.count)
+        book.on_speed(own_peer, each.model, each.precision, measured)
 
 
 def keep(ledger: Ledger, device: str, book: SpeedBook, own_peer: str) -> None:
@@ -21,7 +20,7 @@ def keep(ledger: Ledger, device: str, book: SpeedBook, own_peer: str) -> None:
     if learned is None:
         return
     speeds = [
-        OwnSpeed(model, precision, each.pixels, each.step_us, each.fixed_us)
+        OwnSpeed(model, precision, each.pixels, each.step_us, each.fixed_us, each.count)
         for (model, precision, _), each in list(learned.speeds.items())  # a snapshot: this runs in a thread
     ]
     ledger.put_speeds(device, dict(learned.load_us), speeds)
