@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import peer.batch
 import peer.service
 import peer.wanted
 from peer.cli.arguments import render_request
@@ -59,6 +60,7 @@ class Asker:
 @pytest.fixture
 async def asker(autojump_clock, monkeypatch, nursery, tmp_path):
     use_virtual_time(monkeypatch)
+    monkeypatch.setattr(peer.batch, "now_us", now_us)
     monkeypatch.setattr(peer.service, "now_us", now_us)
     monkeypatch.setattr(peer.wanted, "now_us", now_us)
     world = World(nursery)
