@@ -12,7 +12,7 @@ DELAY_US, JITTER_US, LOSS_MILLIONTHS = (
     15_000,
     10_000,
 )  # each way: 100 +- 30 ms there and back, 1 % lost
-FAR_RTT_US = 900_000  # so that nobody goes to the other one's provider
+FAR_RTT_US = 400_000  # so that nobody goes to the other one's provider
 
 
 def _topology() -> Topology:
