@@ -51,7 +51,7 @@ CHOOSE_EVERY_S = 10.0  # where not all can be connected: choosing among thousand
 DIAL_JITTER_S = 0.2  # so that not everyone dials a newcomer at once
 YIELD_S = 1.0  # for the one of two with the smaller id to dial first: far away, a dial takes 0.75 s
 DIALS_AT_ONCE = 4
-DIAL_WITHIN_S = 5.0
+DIAL_WITHIN_S = 10.0  # five round trips by satellite, with lost packets
 DIAL_AGAIN_S = (2.0, 300.0)  # the pause after a failed dial doubles from the first to the second
 
 

@@ -8,6 +8,7 @@ from protocol.policy.directory import Directory
 
 from .addresses import dialable_from_advert
 from .clock import wall_us
+from .gossip import DIAL_WITHIN_S
 from .host import Host
 from .network import HostError
 from .store.ledger import KnownPeer, Ledger
@@ -16,7 +17,6 @@ JOIN_EVERY_S = 5.0
 JOIN_AGAIN_S = 1.0  # while nobody is connected
 REMEMBERED = 16  # so many of those seen last are tried, all at once
 AGAIN_S = (5.0, 300.0)  # the pause before they are tried again doubles from the first to the second
-DIAL_WITHIN_S = 5.0
 
 
 class Joining:
