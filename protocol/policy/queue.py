@@ -9,9 +9,9 @@ already accepted is kept: an offer that would make one of them start too late is
 A deadline, which the provider cannot check, is worth this much.  A task that would be late in its turn goes before
 others where all of them still start when they were told.  There is room for that where tasks took less than was
 expected, and before tasks that have a deadline themselves: these are told to wait half of what theirs leaves them.  Who
-overtook counts as still being here until it would have ended in its turn and those who were overtaken have caught up,
-and who is still here has no turn yet and overtakes nobody: whatever deadlines a requester states, it gets no more of the
-renderer than without them.  What cannot be in time is refused, or given up once it is certain.
+overtook counts as still being here until it would have ended in its turn, and who is still here has no turn yet and
+overtakes nobody: whatever deadlines a requester states, it gets no more of the renderer than without them, and nobody
+else more of its part.  What cannot be in time is refused, or given up once it is certain.
 """
 
 from bisect import bisect_right
@@ -148,7 +148,7 @@ class Queue:
         if refusal is not None:
             return self._refuse("busy", refusal)
         if place < in_turn:
-            self._owing[requester] = in_turn_us + 2 * cost_us  # its end, and what the others lost
+            self._owing[requester] = in_turn_us + cost_us + 1  # just after whoever comes again at that moment
             task.turn_us = self._waiting[place].turn_us
             self._counts["overtaking"] += 1
         elif last and self._waiting:
