@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable
 
 _ADVERTISED = re.compile(
     r"/(ip4|ip6)/([0-9a-fA-F.:]{2,45})/tcp/([0-9]{1,5})(?:/p2p/[1-9A-HJ-NP-Za-km-z]{40,64})?"
@@ -39,6 +40,12 @@ def dialable_from_advert(address: str, *, own_addresses: tuple[str, ...]) -> boo
         return True
     own = [_ip_untrusted(mine) for mine in own_addresses]
     return bool(own) and all(mine is not None and not mine.is_global for mine in own)
+
+
+def dialable_of(peer: str, addresses: Iterable[str], *, own_addresses: tuple[str, ...]) -> list[str]:
+    """Those of an advert's addresses that name `peer`, and that `dialable_from_advert` allows."""
+    named = (address for address in addresses if address.endswith(f"/p2p/{peer}"))
+    return [address for address in named if dialable_from_advert(address, own_addresses=own_addresses)]
 
 
 def _ip_untrusted(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -30,11 +30,12 @@ from protocol.wire.advert import (
     sync_request,
 )
 from protocol.wire.canonical import MAX_MESSAGE_BYTES, Value
+from protocol.wire.envelope import Envelope
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.lookup import MAX_FIND_BYTES, Find, place_of, topic_of
 from protocol.wire.lookup import PROTOCOL as LOOKUP_PROTOCOL
 
-from .addresses import dialable_from_advert
+from .addresses import dialable_of
 from .changed import Changed
 from .clock import now_us, wall_us
 from .network import HostError
@@ -53,6 +54,7 @@ YIELD_S = 1.0  # for the one of two with the smaller id to dial first: far away,
 DIALS_AT_ONCE = 4
 DIAL_WITHIN_S = 10.0  # five round trips by satellite, with lost packets
 DIAL_AGAIN_S = (2.0, 300.0)  # the pause after a failed dial doubles from the first to the second
+GONE = HostError, trio.BrokenResourceError, trio.ClosedResourceError  # what a stream of who left raises
 
 
 class Gossip:
@@ -241,29 +243,47 @@ class Gossip:
                     news = [signed for data in told if (signed := self._take(data)) is not None]
                 finally:
                     await stream.aclose()
-        except (HostError, trio.BrokenResourceError, trio.ClosedResourceError):
+        except GONE:
             pass  # it left, or does not know the protocol: gossip goes on with the others
         except RemoteProtocolError:
             self._directory.on_penalty(peer, now_us())
         return news
 
     async def _answer_sync(self, stream: Any) -> None:
-        with trio.move_on_after(SYNC_WITHIN_S):
-            known = known_untrusted(await _one(stream))
+        def newer(request: Value) -> list[Envelope]:
+            known = known_untrusted(request)
             told = self._asked.take(stream.peer, now_us())
-            newer = self._directory.newer_than(known, now_us()) if told else []
-            await stream.send_all(pack(sync_reply(newer)))
-        await stream.aclose()
+            return self._directory.newer_than(known, now_us()) if told else []
+
+        await self._answer(stream, newer)
 
     async def _answer_lookup(self, stream: Any) -> None:
-        with trio.move_on_after(SYNC_WITHIN_S):
-            find = Find.from_untrusted(await _one(stream, at_most_bytes=MAX_FIND_BYTES))
-            told = self._asked.take(stream.peer, now_us())
-            found = answer(find, self._directory.young(now_us())) if told else []
-            if told and find.model is not None:
+        def found(request: Value) -> list[Envelope]:
+            find = Find.from_untrusted(request)
+            if not self._asked.take(stream.peer, now_us()):
+                return []
+            here = answer(find, self._directory.young(now_us()))
+            if find.model is not None:
                 self._on_sought(stream.peer, find.model)
-            await stream.send_all(pack(sync_reply([signed.envelope for signed in found])))
-        await stream.aclose()
+            return [signed.envelope for signed in here]
+
+        await self._answer(stream, found, at_most_bytes=MAX_FIND_BYTES)
+
+    async def _answer(
+        self,
+        stream: Any,
+        adverts: Callable[[Value], list[Envelope]],
+        *,
+        at_most_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        """Answers the one message of a stream with adverts; whoever asked may have left meanwhile."""
+        try:
+            with trio.move_on_after(SYNC_WITHIN_S):
+                told = adverts(await _one(stream, at_most_bytes=at_most_bytes))
+                await stream.send_all(pack(sync_reply(told)))
+            await stream.aclose()
+        except GONE:
+            pass
 
     async def _rounds(self) -> None:
         while True:
@@ -325,13 +345,9 @@ class Gossip:
     ) -> None:
         async with limit:
             try:
-                for address in addresses:
+                for address in dialable_of(peer, addresses, own_addresses=self._host.addresses):
                     if peer in self._host.connected():
                         return
-                    if not address.endswith(f"/p2p/{peer}"):
-                        continue
-                    if not dialable_from_advert(address, own_addresses=self._host.addresses):
-                        continue
                     try:
                         await self._host.dial(address, timeout_s=DIAL_WITHIN_S)
                         self._pause_s.pop(peer, None)

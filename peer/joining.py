@@ -6,7 +6,7 @@ import trio
 
 from protocol.policy.directory import Directory
 
-from .addresses import dialable_from_advert
+from .addresses import dialable_of
 from .clock import wall_us
 from .gossip import DIAL_WITHIN_S
 from .host import Host
@@ -83,11 +83,7 @@ class Joining:
                 nursery.start_soon(self._dial, each)
 
     async def _dial(self, known: KnownPeer) -> None:
-        for address in known.addresses:
-            if not address.endswith(f"/p2p/{known.peer}"):
-                continue
-            if not dialable_from_advert(address, own_addresses=self._host.addresses):
-                continue
+        for address in dialable_of(known.peer, known.addresses, own_addresses=self._host.addresses):
             try:
                 await self._host.dial(address, timeout_s=DIAL_WITHIN_S)
                 return

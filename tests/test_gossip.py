@@ -6,6 +6,8 @@ import trio
 from peer import gossip
 from peer.gossip import DIAL_EVERY_S, DIAL_JITTER_S, YIELD_S
 from protocol.policy import neighbours, shards
+from protocol.wire.advert import SYNC_PROTOCOL
+from protocol.wire.lookup import PROTOCOL as LOOKUP_PROTOCOL
 
 from .world import MODEL, Peer, World, now_us, use_virtual_time
 
@@ -97,6 +99,18 @@ async def crowd(autojump_clock, monkeypatch, nursery):
         if index:
             tell(peers[0], each)
     return peers, world
+
+
+@pytest.mark.parametrize("protocol", [SYNC_PROTOCOL, LOOKUP_PROTOCOL])
+async def test_who_asks_and_leaves_broke_no_rule(autojump_clock, strangers, protocol):
+    asker, asked, _ = strangers
+    await asker.host.dial(asked.host.addresses[0])
+    stream = await asker.host.open_stream(asked.id, protocol)
+    await stream.send_all(b"\x00")  # the beginning of a message
+    await trio.sleep(0.1)
+    await asker.host.disconnect(asked.id)
+    await trio.sleep(10)
+    assert asked.host.errors == []
 
 
 async def test_a_swarm_that_outgrows_a_topic_splits_and_everyone_still_knows_its_shard(autojump_clock, crowd):
