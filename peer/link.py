@@ -1,7 +1,7 @@
 """The link stream of each connection: HELLO once, then pings whose pongs carry live state.  (README section 6.)"""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import trio
@@ -120,6 +120,8 @@ class Links:
         self._changed = Changed()
         self._attention = Attention()
         self._wake = Changed()
+        self._told = Changed()
+        self._looked_at: set[str] = set()  # asked as soon as may be
         self.own = OwnSession(host.peer_id, self._hello(0))
         host.set_handler(PROTOCOL, self._serve)
 
@@ -152,13 +154,31 @@ class Links:
         if self._attention.on_plan(ranked):
             self._wake.notify()
 
+    def heard_us(self, peer: str) -> int | None:
+        """When a connected peer last told its live state; None where none is connected, or it never did."""
+        return self._directory.heard_us(peer) if peer in self._sessions else None
+
+    async def look(self, peers: Collection[str], within_us: int) -> None:
+        """Asks them for their live state now, and waits for their answers, so long at most."""
+        asked_us = now_us()
+        self._looked_at.update(peers)
+        self._wake.notify()
+        with trio.move_on_after(within_us / 1e6):
+            while any(
+                (heard_us := self.heard_us(peer)) is not None and heard_us < asked_us for peer in peers
+            ):
+                await self._told.wait()
+
     def state_due_us(self, peer: str, asked_us: int) -> int:
         """When a peer that was last asked for its live state at `asked_us` is asked again."""
+        if peer in self._looked_at:
+            return asked_us
         heard_us = self._directory.heard_us(peer)
         return self._attention.due_us(peer, asked_us, heard_us, len(self._sessions), now_us())
 
     def on_disconnected(self, peer: str) -> None:
         self._sessions.pop(peer, None)
+        self._looked_at.discard(peer)
 
     async def open(self, peer: str) -> None:
         """Opens the link to a peer that just connected, if it is for us to do; runs until the link ends.
@@ -270,6 +290,7 @@ class _Link:
         )  # its word on how long it held the ping is not taken
         if pong.state is not None:
             directory.on_state(peer, pong.state, heard_us)
+            self._links._told.notify()
         self._links._on_measured(peer)
 
     async def _ping(self) -> None:
@@ -279,11 +300,15 @@ class _Link:
                 with trio.CancelScope(shield=True):
                     await self._links._host.disconnect(self._session.peer)
                 return
+            looked_at = self._session.peer in self._links._looked_at
+            self._links._looked_at.discard(self._session.peer)
             self._number += 1
             self._unanswered[self._number] = now
             first = self._number <= BURST
             await self._send(
-                Ping(self._number, self._session.clock_us(now), first or self._links._active).to_value()
+                Ping(
+                    self._number, self._session.clock_us(now), first or looked_at or self._links._active
+                ).to_value()
             )
             if first:
                 await trio.sleep(BURST_EVERY_S)

@@ -25,6 +25,7 @@ from protocol.policy.job import (
     ResumeTransfer,
     Tell,
 )
+from protocol.policy.looks import look
 from protocol.policy.refusals import all_refused
 from protocol.policy.selection import NoCandidate, Plan
 from protocol.policy.selection import plan as plan_of
@@ -133,6 +134,7 @@ class _Run:
         self._events = events
         self._timeline = Timeline(asked.at_us)
         self._conversings: list[Conversing] = []  # attempt n at n - 1
+        self._ready_plan: Plan | None = None  # made when nobody had to be looked at: it is the first
         self._first_plan: Plan | None = None
         self._first_planned_us = 0
         self._plan: tuple[Plan, int, int] | None = None  # the latest, from when until when it was made
@@ -155,12 +157,31 @@ class _Run:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
+                await self._look()
                 self.carry_out(self.job.start())
                 while self._came is None:
                     await self._wait_hedge_due()
             finally:
                 self.on_leaving()
             task_status.started(self._came)
+
+    async def _look(self) -> None:
+        """So that the first plan knows how busy those are who are near."""
+        if self._only:
+            return
+        began_us, links = now_us(), self._r.links
+        try:
+            plan = self._plan_without(frozenset(), began_us)
+        except NoCandidate:
+            return
+        planned_us = now_us()
+        self._span("plan", began_us, planned_us)
+        found = look(plan, links.heard_us, planned_us)
+        if found is None:
+            self._ready_plan = plan
+            return
+        await links.look(*found)
+        self._span("look", planned_us, now_us())
 
     async def _wait_hedge_due(self) -> None:
         """Until something has changed, or a START is late."""
@@ -224,8 +245,11 @@ class _Run:
     def _make_plan(self, excluded: frozenset[str]) -> Prospect | str:
         """The best of a new plan; or why there is none."""
         began_us = now_us()
+        ready, self._ready_plan = self._ready_plan, None
         try:
-            plan = self._plan_only(began_us) if self._only else self._plan_without(excluded, began_us)
+            plan = ready or (
+                self._plan_only(began_us) if self._only else self._plan_without(excluded, began_us)
+            )
         except NoCandidate as exc:
             return str(exc)
         self._r.links.on_plan(choice.peer for choice in plan.ranked)

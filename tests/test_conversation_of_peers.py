@@ -21,6 +21,7 @@ from peer.work import ORPHAN_AFTER_US
 from protocol.errors import MalformedMessage, RemoteProtocolError
 from protocol.policy import shortlist
 from protocol.policy.demand import OVER_US
+from protocol.policy.looks import FRESH_US
 from protocol.policy.timeline import ADVICE, EXECUTION
 from protocol.wire.conversation import ACK_WITHIN_US, MIN_QUIET_US, Conversation, Role, State
 from protocol.wire.envelope import Domain, open_untrusted, seal
@@ -201,8 +202,9 @@ async def test_a_peer_that_became_busy_refuses_and_the_next_is_asked(
     carol = await world.add("carol", provide=False)
     far = await world.add("far", delay_us=FAR_DELAY_US, allow=(alice.id,))  # carol is drawn for by near
     near.renderer.stage_us["step"] = 1_000_000
+    await alice.links.look((near.id,), 1_000_000)  # what alice was told just now is not asked again
     nursery.start_soon(carol.ask)
-    await trio.sleep(0.2)
+    await trio.sleep(FRESH_US * 4 / 5e6)
     drawn = await alice.ask()
     assert providers(drawn, near, far)
     assert drawn.attempts[0].outcome == "refused"
@@ -581,11 +583,12 @@ DELAYED = (
     *(*STAGES, "handback", "sign", "leave", "transfer", "wake", "check", "save", "embed"),
 )
 DELAYED_ELSEWHERE = {"wait", "lost"} | {
+    "look",
     "start_peer",
     "join",
     "deliver",
     "write_file",
-}  # below; in test_service
+}  # below; in test_looks and test_service
 NOT_YET_DONE = {"load_adapter"}
 
 

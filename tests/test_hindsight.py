@@ -76,6 +76,7 @@ def test_every_span_that_may_be_predicted_is():
         "start_peer",
         "join",
         "submit",
+        "look",
         "plan",
         "check",
         "save",

@@ -22,7 +22,7 @@ AROUND_S = 60.0  # what happened so long before the first job, or after the last
 TAIL_CHARS = 6  # of a peer id: names are anybody's choice, ids are not
 
 PHASE_OF = {
-    **dict.fromkeys(("start_peer", "join", "submit", "plan"), "plan"),
+    **dict.fromkeys(("start_peer", "join", "submit", "look", "plan"), "plan"),
     **dict.fromkeys(("dial", "address", "offer"), "connect"),
     "wait": "wait",
     **dict.fromkeys(("start_renderer", "load_weights", "load_adapter"), "load"),

@@ -19,6 +19,7 @@ ADVICE = {
     "start_peer": "starting a peer for this one picture; one that runs already (`peer up`) costs nothing",
     "join": "joining the swarm; a peer that runs already (`peer up`) has joined",
     "submit": "handing the request over and reading it",
+    "look": "asking those who are near how busy they are, before one is chosen",
     "plan": "choosing a peer",
     "dial": "opening a connection; a connection that is already open costs nothing",
     "address": "writing, signing and encrypting the offer, until it left this machine",

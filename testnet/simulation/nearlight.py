@@ -3,6 +3,7 @@
 What `peer/requester.py`, `peer/link.py` and `peer/gossip.py` do with sockets and clocks is done here with events.
 """
 
+from collections.abc import Iterable
 from random import Random
 
 from protocol.policy.attention import AHEAD_OF_A_PLAN, Attention
@@ -23,6 +24,7 @@ from protocol.policy.job import (
     Replan,
     ResumeTransfer,
 )
+from protocol.policy.looks import look
 from protocol.policy.prediction import CONNECT_ROUND_TRIPS
 from protocol.policy.queue import Queue, Refused
 from protocol.policy.selection import NoCandidate, Plan
@@ -303,6 +305,29 @@ class _Requester:
             way_us = max(rtt_us for _, rtt_us, _ in heard) // 2
             swarm.clock.at(now_us + way_us, self._pongs, heard)
 
+    def heard_us(self, peer: str) -> int | None:
+        return self.directory.heard_us(peer) if peer in self.connected else None
+
+    def look(self, peers: Iterable[str]) -> int:
+        """Asks them for their live state; so long from now the last of those that answer has told it."""
+        swarm, now_us = self.swarm, self.swarm.clock.now_us
+        told_us = 0
+        for peer in peers:
+            index = swarm.number_of[peer]
+            self._asked_us[peer] = now_us
+            swarm.costs.messages["ping"] += 1
+            rtt_us = swarm.world.round_trip_us(self.index, index, swarm.dice)
+            told_us = max(told_us, rtt_us)
+            swarm.clock.at(now_us + rtt_us // 2, self._on_look, index, rtt_us)
+        return told_us
+
+    def _on_look(self, index: int, rtt_us: int) -> None:
+        swarm, provider = self.swarm, self.swarm.providers[index]
+        if not provider.gone:
+            swarm.costs.messages["pong"] += 1
+            heard = [(swarm.names[index], rtt_us, provider.live_state(self.index))]
+            swarm.clock.at(swarm.clock.now_us + rtt_us - rtt_us // 2, self._pongs, heard)
+
     def _pongs(self, heard: list[tuple[str, int, LiveState]]) -> None:
         directory, now_us = self.directory, self.swarm.clock.now_us
         for peer, rtt_us, state in heard:
@@ -320,6 +345,7 @@ class _Errand:
         "offered",
         "plan",
         "planned_us",
+        "ready",
         "request",
         "requester",
         "statement",
@@ -335,10 +361,24 @@ class _Errand:
         self.done: Attempt | None = None
         self.offered: list[Attempt] = []
         self.plan: Plan | None = None
+        self.ready: Plan | None = None  # made when nobody had to be looked at: it is the first
         self.forecast: Forecast | None = None  # of the first plan, which was made at planned_us
         self.planned_us = 0
 
     def begin(self) -> None:
+        """Asks those who are near how busy they are, if that is old news, and starts when they have told it."""
+        requester, now_us = self.requester, self.swarm.clock.now_us
+        try:
+            plan = self._plan_without(frozenset(), now_us)
+        except NoCandidate:
+            return self._start()
+        found = look(plan, requester.heard_us, now_us)
+        if found is None:
+            self.ready = plan
+            return self._start()
+        self.swarm.clock.at(now_us + min(found.within_us, requester.look(found.peers)), self._start)
+
+    def _start(self) -> None:
         self._carry_out(self.job.start())
 
     def _carry_out(self, actions: list[Action]) -> None:
@@ -422,15 +462,9 @@ class _Errand:
     def _prospect(self, excluded: frozenset[str]) -> Prospect | str:
         """The best of a new plan; or why there is none."""
         requester, now_us = self.requester, self.swarm.clock.now_us
+        ready, self.ready = self.ready, None
         try:
-            self.plan = requester.shortlists.plan(
-                requester.directory,
-                self.statement,
-                now_us=now_us,
-                own=False,
-                excluded=excluded,
-                seed=self.swarm.dice.getrandbits(63),
-            )
+            self.plan = ready or self._plan_without(excluded, now_us)
         except NoCandidate as exc:
             return str(exc)
         if self.forecast is None:
@@ -438,6 +472,16 @@ class _Errand:
         self.requester.attention.on_plan(choice.peer for choice in self.plan.ranked)
         best = self.plan.ranked[0]
         return Prospect.of(best, heard_us=requester.directory.heard_us(best.peer), now_us=now_us)
+
+    def _plan_without(self, excluded: frozenset[str], now_us: int) -> Plan:
+        return self.requester.shortlists.plan(
+            self.requester.directory,
+            self.statement,
+            now_us=now_us,
+            own=False,
+            excluded=excluded,
+            seed=self.swarm.dice.getrandbits(63),
+        )
 
     def _make_offer(self, peer: str, number: int, forced: bool) -> None:
         swarm, directory = self.swarm, self.requester.directory
