@@ -106,8 +106,13 @@ class Work:
             running=int(self._queue.running is not None),
             queued=self._queue.queued,
             free_memory_mib=None,
-            resident=self._renderer.resident,
+            resident=self._loaded_then(),
         )
+
+    def _loaded_then(self) -> tuple[bytes, ...]:
+        """The models that are loaded when what is done now is over."""
+        resident, loading = self._renderer.resident, self._loading
+        return resident if loading is None or loading in resident else (*resident, loading)
 
     def statistics(self) -> dict[str, int]:
         return self._queue.statistics() | self._residents.statistics()
@@ -136,8 +141,11 @@ class Work:
             self._speeds.of(self._own_peer), statement, resident=resident, model_bytes=model.bytes
         )
         cost_us = load_us + fixed_us + step_us * statement.steps
+        max_wait_us = offer.max_wait_us
+        if max_wait_us is not None and self._loading == model.id:
+            max_wait_us += self._queue.own_work_us(now_us())  # who expects it to be loaded does not wait for that
         verdict = self._queue.offer(
-            offer.attempt, requester, cost_us, offer.max_wait_us, now_us(), due_us=due_us, last=last
+            offer.attempt, requester, cost_us, max_wait_us, now_us(), due_us=due_us, last=last
         )
         if not isinstance(verdict, Repeat):
             self._residents.on_offer(requester, model.id, taken=isinstance(verdict, Accepted))

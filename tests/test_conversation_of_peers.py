@@ -975,4 +975,5 @@ async def test_a_load_that_takes_twice_as_long_as_the_last_one_is_waited_for(
     await alice.ask()
     near.renderer.load_us = 10_000_000
     near.renderer.resident = ()
+    await trio.sleep(60)  # alice is told
     assert providers(await alice.ask(), near)

@@ -165,6 +165,23 @@ async def test_who_comes_during_a_load_ahead_is_told_to_wait_for_it_and_does_no_
     assert started_us - began_us == about(loading.answer.wait_us, within_us=RENDER_US)
 
 
+async def test_who_wants_the_model_that_is_being_loaded_does_not_count_that_as_waiting(
+    autojump_clock, world, alice
+):
+    near = await world.add("near")
+    near.directory.speeds.on_load(near.id, MODEL, LOAD_US)
+    near.renderer.load_us = LOAD_US
+    near.residents._ahead = True
+    near.residents.on_sought(alice.id, MODEL)
+    await trio.sleep(QUIET_S + LOAD_US / 4e6)
+    assert near.renderer.resident == ()
+    ask = await Ask.of(alice, near, max_wait_us=S)
+    assert isinstance(ask.answer, Accept)
+    assert ask.answer.wait_us > LOAD_US // 2
+    assert ask.answer.load_us == 0
+    assert ask.answer.state.resident == (MODEL,)
+
+
 async def test_nothing_is_loaded_ahead_while_tasks_come(autojump_clock, world, alice):
     near = await world.add("near", models=BOTH)
     await (await Ask.of(alice, near, attempt=b"0")).drawn()

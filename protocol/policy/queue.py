@@ -191,6 +191,10 @@ class Queue:
         """For so long the renderer is expected to be busy with what is nobody's task; None: that is over."""
         self._own_work_ends_us = None if left_us is None else now_us + left_us
 
+    def own_work_us(self, now_us: int) -> int:
+        """What is left of that; 0 where there is none."""
+        return 0 if self._own_work_ends_us is None else self._left_us(now_us)
+
     def on_progress(self, attempt: bytes, left_us: int, now_us: int) -> None:
         """The running task is expected to take `left_us` more."""
         self._running_task(attempt).ends_us = now_us + left_us

@@ -73,7 +73,7 @@ class LiveState:
     running: int
     queued: int
     free_memory_mib: int | None
-    resident: tuple[bytes, ...]  # model ids whose weights are loaded
+    resident: tuple[bytes, ...]  # model ids whose weights are loaded, or being loaded
 
     def to_value(self) -> Value:
         return {
