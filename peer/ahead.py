@@ -110,9 +110,8 @@ class Ahead:
             await self._open(opened)
             opened.watching.deadline = trio.current_time() + UNUSED_AFTER_S
             with opened.watching:
-                await opened.stream.receive_some(
-                    1
-                )  # a provider says nothing before us: this is the end of it
+                # A provider says nothing before us: this is the end of it.
+                await opened.stream.receive_some(1)
                 return
             untaken = self._ready.get(opened.peer) is opened
             opened.ended = untaken or opened.unwanted

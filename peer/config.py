@@ -68,9 +68,8 @@ class PeerConfig:
     name: str = ""  # shown to others
     network: str = DEFAULT_NETWORK  # peers of another network are strangers
     psk: bytes | None = field(default=None, repr=False)  # 32 bytes that every peer of a private swarm has
-    price: Decimal = Decimal(
-        0
-    )  # credits for one step of one megapixel; none are moved, it steers who is asked
+    # Credits for one step of one megapixel; none are moved, it steers who is asked.
+    price: Decimal = Decimal(0)
     memory_percent: int = 80  # of this machine's, for peer and renderer; with more, the renderer is restarted
 
     def __post_init__(self) -> None:

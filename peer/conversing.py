@@ -40,9 +40,8 @@ from .task_stream import HungUp, PeerLost
 OFFER_LIVES_US = 60_000_000
 REDIAL_EVERY_S = 0.25
 CANCEL_WITHIN_S = 2.0  # for the last word, when whoever asked is leaving
-DISMISSED_S = (
-    60.0  # for that of one whose picture is not wanted: it ends with a step, and who waits for longer ones?
-)
+# For that of one whose picture is not wanted: it ends with a step, and who waits for longer ones?
+DISMISSED_S = 60.0
 
 
 class Conversing:

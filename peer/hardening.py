@@ -40,9 +40,8 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from .clock import now_us, stamped_us
 
-PIECE_BYTES = (
-    MAX_PLAINTEXT_LENGTH - yamux.HEADER_SIZE
-)  # the most one yamux frame in one noise message carries
+# The most one yamux frame in one noise message carries.
+PIECE_BYTES = MAX_PLAINTEXT_LENGTH - yamux.HEADER_SIZE
 RPC_BYTES = 256 * 1024  # of one pubsub RPC: several adverts of 4 KiB each, many times over
 INBOUND_STREAMS_PER_CONNECTION = 64  # gossip, ping and some tasks; each may hold a window of 256 KiB unread
 OUTBOX_BYTES = 1 << 20  # left behind by cancelled writers; more means that the peer has stopped reading

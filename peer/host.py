@@ -371,9 +371,8 @@ class Host:
             raise NotConnected(f"there is no connection to {peer}")
         with trio.move_on_after(timeout_s):
             try:
-                net_stream = await connections[
-                    -1
-                ].new_stream()  # the newest: an older one may have died unnoticed
+                # The newest: an older one may have died unnoticed.
+                net_stream = await connections[-1].new_stream()
                 stream = PeerStream(net_stream)
                 await self._negotiate(stream, net_stream, protocol)
             except BaseLibp2pError as exc:

@@ -285,9 +285,8 @@ class _Link:
             raise RemoteProtocolError("a pong without a ping")
         self._session.on_exchange(sent_us, pong.heard_us, pong.sent_us, heard_us)
         directory, peer = self._links._directory, self._session.peer
-        directory.on_rtt(
-            peer, heard_us - sent_us, heard_us
-        )  # its word on how long it held the ping is not taken
+        # Its word on how long it held the ping is not taken.
+        directory.on_rtt(peer, heard_us - sent_us, heard_us)
         if pong.state is not None:
             directory.on_state(peer, pong.state, heard_us)
             self._links._told.notify()

@@ -32,9 +32,8 @@ _RGB8 = bytes((8, 2, 0, 0, 0))  # bit depth, colour type, compression, filter, n
 _RENDERED_KINDS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"sRGB"})
 _PIXEL_KINDS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _MAX_SMALL_CHUNK_BYTES = 16
-_MAX_CHUNKS = (
-    65_536  # the largest picture in the smallest IDAT chunks in use (libpng: 8 KiB) has half as many
-)
+# The largest picture in the smallest IDAT chunks in use (libpng: 8 KiB) has half as many.
+_MAX_CHUNKS = 65_536
 
 
 class NotAPicture(RemoteProtocolError):

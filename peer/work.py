@@ -143,7 +143,9 @@ class Work:
         cost_us = load_us + fixed_us + step_us * statement.steps
         max_wait_us = offer.max_wait_us
         if max_wait_us is not None and self._loading == model.id:
-            max_wait_us += self._queue.own_work_us(now_us())  # who expects it to be loaded does not wait for that
+            max_wait_us += self._queue.own_work_us(
+                now_us()
+            )  # who expects it to be loaded does not wait for that
         verdict = self._queue.offer(
             offer.attempt, requester, cost_us, max_wait_us, now_us(), due_us=due_us, last=last
         )
@@ -334,9 +336,8 @@ class Work:
                 self._own_peer, statement, step_us=max(1, steps[len(steps) // 2]), fixed_us=fixed_us
             )
             if new:
-                self._on_capabilities(
-                    urgent=True
-                )  # once for each model; it follows what was told of its loading
+                # Once for each model; it follows what was told of its loading.
+                self._on_capabilities(urgent=True)
 
     def _sign(
         self,

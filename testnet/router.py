@@ -24,12 +24,10 @@ from .link import Path as LinkPath
 from .packets import Recorder
 
 ADDRESS = "10.66.{}.{}"
-MTU_BYTES = (
-    1500  # the Internet's: with jumbo frames the first window of a connection would hold six times as much
-)
-COALESCE_NS = (
-    200_000  # packets due this soon after a wake-up go with it: a fifth of the accuracy that is promised
-)
+# The Internet's: with jumbo frames the first window of a connection would hold six times as much.
+MTU_BYTES = 1500
+# Packets due this soon after a wake-up go with it: a fifth of the accuracy that is promised.
+COALESCE_NS = 200_000
 READS_AT_ONCE = 64  # from one host before the others have their turn
 IDLE_S = 0.5  # then the record is flushed
 MAX_PACKET_BYTES = 65_536
@@ -168,9 +166,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m testnet.router", description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
     control = socket.socket(fileno=parser.parse_args().fd)
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # the end of the socket is what ends it, with its record whole
+    # The end of the socket is what ends it, with its record whole.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _SLACK_NS)
     _come_first()
     setup = Setup(**json.loads(control.makefile("rb").readline()))

@@ -51,9 +51,8 @@ def relative_errors(matrix, coordinates, but=()):
     ]
 
 
-@pytest.mark.parametrize(
-    ("world", "wanted"), [(line, 0.1), (grid, 0.1), (split, 0.15), (scattered, 0.1)]
-)  # a circle fits in no space
+# A circle fits in no space.
+@pytest.mark.parametrize(("world", "wanted"), [(line, 0.1), (grid, 0.1), (split, 0.15), (scattered, 0.1)])
 def test_estimates_are_near_the_truth_where_the_world_is_a_space(world, wanted):
     matrix = world(16)
     assert median(relative_errors(matrix, settled(matrix))) < wanted

@@ -141,9 +141,8 @@ def test_measurements_and_states_join_the_advert():
 def test_the_wait_that_ones_own_work_makes_is_not_what_is_usual_there():
     directory = known(signed())
     directory.on_offered(peer(NEAR), b"1", 5, 0)
-    directory.on_state(
-        peer(NEAR), replace(live(wait_us=1000), running=1, queued=0), 1
-    )  # longer than was thought
+    # Longer than was thought.
+    directory.on_state(peer(NEAR), replace(live(wait_us=1000), running=1, queued=0), 1)
     assert only(directory, 1).mean_wait_us == 0
     directory.on_state(peer(NEAR), replace(live(wait_us=1005), running=1, queued=1), 1)
     assert only(directory, 1).mean_wait_us == 500  # the mean of none and 1000

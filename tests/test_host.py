@@ -524,9 +524,8 @@ async def test_random_bytes_on_the_port_and_in_a_connection_hurt_nobody_else():
                 await hung_up(stream)
         with patience():
             await honest.dial(host.addresses[0])
-        await tcp(rude, host).write(
-            b"\0\x64" + dice.randbytes(100)
-        )  # a noise message of 100 bytes, but it is not
+        # A noise message of 100 bytes, but it is not.
+        await tcp(rude, host).write(b"\0\x64" + dice.randbytes(100))
         await until(lambda: rude.peer_id not in host.connected())
         await still_talks(honest, host)
 

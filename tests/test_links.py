@@ -109,9 +109,8 @@ def test_impossible_paths_are_refused(wrong: dict) -> None:
         Line(0)
 
 
-traffic = st.lists(
-    st.tuples(st.integers(0, 3_000_000), st.integers(40, 1500)), min_size=1, max_size=120
-)  # ns since the last, bytes
+# Nanoseconds since the last, and bytes.
+traffic = st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(40, 1500)), min_size=1, max_size=120)
 
 
 @given(traffic, st.integers(100_000, 1_000_000_000), st.integers(0, 200_000))

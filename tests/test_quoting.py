@@ -208,9 +208,8 @@ async def test_no_rung_in_time_is_a_sentence_and_no_job(autojump_clock, asker):
         assert told.value.sentence.startswith(
             "Nothing can be had within 30.0 ms: the soonest is 64x64 px in 5 steps from near "
         )
-    assert (
-        len((await asker.events_of("jobs", {"limit": 9}))[0][1]["jobs"]) == 1
-    )  # the one that was learned from
+    # The one that was learned from.
+    assert len((await asker.events_of("jobs", {"limit": 9}))[0][1]["jobs"]) == 1
 
 
 async def test_all_refusing_is_nobody_and_what_the_last_one_said(autojump_clock, asker):

@@ -160,9 +160,8 @@ def test_a_seed_is_a_picture_and_another_seed_another(folders):
     first, again, other = (draw(model, statement(seed=seed))[0] for seed in (1, 1, 2))
     assert first == again
     assert first.pixels != other.pixels
-    assert (
-        first.sigmas == other.sigmas == draw(model, statement(sampler="euler"))[0].sigmas
-    )  # one noise schedule
+    # One noise schedule.
+    assert first.sigmas == other.sigmas == draw(model, statement(sampler="euler"))[0].sigmas
     assert first.sigmas != draw(model, statement(steps=4))[0].sigmas
 
 

@@ -34,9 +34,8 @@ def test_a_listed_model_is_loaded_before_anyone_asks_the_dearest_first():
     assert kept.ahead((), None, 0) == Ahead(A, ())
     assert kept.ahead((A,), None, 0) == Ahead(B, ())
     assert kept.ahead((A, B), None, 0) is None
-    assert residency(A, C).ahead((), None, 0) == Ahead(
-        C, ()
-    )  # asked for half as often, and five times as dear
+    # Asked for half as often, and five times as dear.
+    assert residency(A, C).ahead((), None, 0) == Ahead(C, ())
 
 
 def test_a_listed_model_that_does_not_fit_is_left_out():

@@ -398,9 +398,8 @@ SCENARIO = Scenario(
     assert json.loads((out / "result.json").read_text()) == result
     steps = [span["us"] for span in result["outcome"]["jobs"][0]["timeline"] if span["span"] == "step"]
     assert len(steps) == 4
-    assert (
-        min(steps[1:]) >= 200_000
-    )  # what passed before ACCEPT was heard is the offer's, also of the first step
+    # What passed before ACCEPT was heard is the offer's, also of the first step.
+    assert min(steps[1:]) >= 200_000
     receipt = verify_file(out / "job-0.png").receipt
     assert receipt is not None
     assert " paced;" in receipt.environment

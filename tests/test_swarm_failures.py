@@ -151,9 +151,8 @@ async def test_a_network_loss_of_two_seconds_in_a_transfer_costs_no_second_rende
     assert [entry["outcome"] for entry in told if entry["event"] == "task_finished"] == ["done"]
     assert [attempt["outcome"] for attempt in summary["attempts"]] == ["done"]
     assert summary["wall_us"] > LOSS_S * 1e6
-    assert (
-        relay.passed_bytes[port] - failed_at[0] < file_bytes
-    )  # not from its beginning, with all that is said beside
+    # Not from its beginning, with all that is said beside.
+    assert relay.passed_bytes[port] - failed_at[0] < file_bytes
 
 
 async def test_ctrl_c_cancels_the_task_where_it_is_drawn():

@@ -111,9 +111,8 @@ def _visible(index: int, uuid: Any, environment: Mapping[str, str]) -> bool:
 def _text(value: Any) -> str | None:
     if value is None:
         return None
-    return (
-        value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    )  # older bindings give bytes
+    # Older bindings give bytes.
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _least(free_mib: list[int | None]) -> int | None:

@@ -194,9 +194,8 @@ class _Render:
 
     def _on_step_end(self, pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if self._model.device.type == "cuda":
-            torch.cuda.synchronize(
-                self._model.device
-            )  # a step is done when it is computed, not when it is queued
+            # A step is done when it is computed, not when it is queued.
+            torch.cuda.synchronize(self._model.device)
         self._steps_done = step + 1
         paced = pace.current()
         us = self._lap("step", None if paced is None else paced.hold(self._lap_us))

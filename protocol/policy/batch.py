@@ -143,9 +143,8 @@ class Attempt:
 class _Peer:
     outlook: Outlook
     able: bool = True  # in the last plan
-    attempts: list[Attempt] = field(
-        default_factory=list
-    )  # in the order given, which is that in which they run
+    # In the order given, which is that in which they run.
+    attempts: list[Attempt] = field(default_factory=list)
     step_us: int | None = None  # as it was seen to draw
     apart_us: int | None = None  # between pictures that came from it, while it had another
     landed_us: int = 0

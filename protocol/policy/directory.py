@@ -66,9 +66,8 @@ class Directory:
         self._own_able: Advert | None = None
         self._own_note: str | None = None
         self._peers: dict[str, _Peer] = {}
-        self._gone: OrderedDict[str, tuple[int, int]] = (
-            OrderedDict()
-        )  # versions of the forgotten: no replay revives them
+        # Versions of the forgotten: no replay revives them.
+        self._gone: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._crowd = Crowd()  # those of whom there is an advert and no connection
         self._counts: Counter[str] = Counter()
 

@@ -34,9 +34,8 @@ PNG_BYTES_PER_TEN_PIXELS = 19  # a photograph-like 512 px PNG is 489 kB
 MAX_LEARNED_PEERS = 4096
 MAX_LEARNED_SPEEDS = 64  # of one peer
 MAX_UTF8_BYTES = 4  # of one character
-LEARNING_SHARE = (
-    4  # a new measurement counts one part in four, while they are fewer as much as each before it
-)
+# A new measurement counts one part in four, while they are fewer as much as each before it.
+LEARNING_SHARE = 4
 
 NOT_RENDERING = frozenset({"wait", "start_renderer", "load_weights", "load_adapter"})  # what precedes START
 
@@ -73,9 +72,8 @@ class Measured:
 class Learned:
     """What this peer observed of one other.  Read it; only SpeedBook writes."""
 
-    speeds: "OrderedDict[tuple[bytes, str, int], Measured]" = field(
-        default_factory=OrderedDict
-    )  # model, precision, octave
+    # By model, precision and octave.
+    speeds: "OrderedDict[tuple[bytes, str, int], Measured]" = field(default_factory=OrderedDict)
     load_us: "OrderedDict[bytes, int]" = field(default_factory=OrderedDict)
     bytes_per_s: int | None = None
 

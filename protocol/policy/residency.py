@@ -13,9 +13,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-DEMAND_OVER_US = (
-    600_000_000  # demand of so long ago counts 1/e; a model loaded ahead is to save its cost within it
-)
+# Demand of so long ago counts 1/e; a model loaded ahead is to save its cost within it.
+DEMAND_OVER_US = 600_000_000
 # The first model that the operator listed is taken to be asked for so often, the second half as often, and so on; what
 # is not listed and asked for less is not loaded ahead.
 LISTED_EVERY_US = 3_600_000_000

@@ -68,9 +68,8 @@ class Allowance:
 
     def __init__(self, burst: int, every_us: int) -> None:
         self._burst_us, self._every_us = burst * every_us, every_us
-        self._left: OrderedDict[str, tuple[int, int]] = (
-            OrderedDict()
-        )  # peer: what is left x every_us, as of (us)
+        # By peer: what is left x every_us, as of (us).
+        self._left: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._counts: Counter[str] = Counter()
 
     def take(self, peer: str, now_us: int) -> bool:

@@ -11,9 +11,8 @@ from ..errors import LocalProtocolError
 
 MAX_SPANS = 16_384  # 1000 steps on each of a dozen attempts, and as much again; what is beyond it is counted
 
-EXECUTION = frozenset(
-    {"encode_prompt", "noise", "prepare", "step", "decode", "encode_image"}
-)  # what was asked for
+# What was asked for.
+EXECUTION = frozenset({"encode_prompt", "noise", "prepare", "step", "decode", "encode_image"})
 
 ADVICE = {
     "start_peer": "starting a peer for this one picture; one that runs already (`peer up`) costs nothing",

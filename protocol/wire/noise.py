@@ -25,9 +25,8 @@ SCALE_BITS = 20
 WORDS_PER_BLOCK = hashlib.sha256().digest_size // 4
 MAX_PURPOSE_BYTES = 64
 
-_DIGITS = (
-    50  # working precision of the table; an entry would need 7 to be rounded, unless it lay next to a half
-)
+# Working precision of the table; an entry would need 7 to be rounded, unless it lay next to a half.
+_DIGITS = 50
 _FIXED_BITS = 160
 
 

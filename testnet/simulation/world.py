@@ -187,9 +187,8 @@ class World:
         """Where the providers are, then the requesters."""
         hosts = self.config.peers + self.config.requesters
         order = dice.permutation(matrix.places)
-        return (
-            np.resize(order, hosts) if hosts > matrix.places else order[:hosts]
-        )  # several peers in one place
+        # Several peers in one place.
+        return np.resize(order, hosts) if hosts > matrix.places else order[:hosts]
 
     def _equip(self, dice: np.random.Generator) -> None:
         config = self.config
