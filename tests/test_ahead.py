@@ -7,23 +7,7 @@ from peer.ahead import IDLE_AT_MOST, UNUSED_AFTER_S
 from protocol.wire.conversation import MIN_QUIET_US
 from protocol.wire.task import PROTOCOL, Accept, OfferMessage
 
-from .world import DELAY_US, World, now_us, spans_us, statement, use_virtual_time
-
-
-@pytest.fixture
-async def world(autojump_clock, monkeypatch, nursery):
-    use_virtual_time(monkeypatch)
-    return World(nursery)
-
-
-@pytest.fixture
-async def alice(world):
-    return await world.add("alice", provide=False)
-
-
-@pytest.fixture
-async def near(world, alice):
-    return await world.add("near")
+from .world import DELAY_US, now_us, spans_us, statement
 
 
 def counts(peer):

@@ -1,74 +1,38 @@
 """What a person asks for and cannot have: a sentence, an exit code, and a peer that goes on."""
 
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 
-import peer.batch
-import peer.service
-import peer.wanted
 from peer.cli.arguments import render_request
 from peer.errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
 from peer.renderer.client import RenderFailed
-from peer.service import Service
-from peer.store.ledger import Ledger
 
-from .world import MODEL, OTHER_MODEL, World, now_us, use_virtual_time
+from .asker import Asker
+from .world import MODEL, OTHER_MODEL
 
 
-class Asker:
-    """The command's side of a peer that only asks, in a world of two that may render."""
+async def draw(asker, **changes):
+    """The events of one `peer render`, as (kind, body)."""
+    asked = {
+        "negative": "", "model": None, "size": None, "steps": 4, "guidance": None, "sampler": None,
+        "seed": 7, "count": 1, "remote": True,
+    }  # fmt: skip
+    return await asker.ask(**render_request("a lighthouse", **asked | changes))
 
-    def __init__(self, world, ledger):
-        self.world = world
-        own = world.peers["alice"]
-        model = SimpleNamespace(id=MODEL, name="model", family="sd", native=(64, 64), folder=Path("model"))
-        node = SimpleNamespace(
-            peer=own.id,
-            models={MODEL: model},
-            directory=own.directory,
-            gossip=own.gossip,
-            requester=own.requester,
-            ledger=ledger,
-            plain_name=own._name_of,
-            name_of=own._name_of,
-        )
-        self.service = Service(node)
 
-    async def draw(self, **changes):
-        """The events of one `peer render`, as (kind, body)."""
-        asked = {
-            "negative": "", "model": None, "size": None, "steps": 4, "guidance": None, "sampler": None,
-            "seed": 7, "count": 1, "remote": True,
-        }  # fmt: skip
-        events = []
-        await self.service.handle(
-            "render", render_request("a lighthouse", **asked | changes), lambda *event: events.append(event)
-        )
-        return events
-
-    async def fails(self, **changes):
-        """The sentence and the exit code; the next picture is drawn nevertheless."""
-        with pytest.raises(UserError) as told:
-            await self.draw(**changes)
-        for other in self.world.peers.values():
-            other.renderer.error = other.renderer.refuses = None
-        return told.value.sentence, told.value.exit_code
+async def fails(asker, **changes):
+    """The sentence and the exit code; the next picture is drawn nevertheless."""
+    with pytest.raises(UserError) as told:
+        await draw(asker, **changes)
+    for other in asker.world.peers.values():
+        other.renderer.error = other.renderer.refuses = None
+    return told.value.sentence, told.value.exit_code
 
 
 @pytest.fixture
-async def asker(autojump_clock, monkeypatch, nursery, tmp_path):
-    use_virtual_time(monkeypatch)
-    monkeypatch.setattr(peer.batch, "now_us", now_us)
-    monkeypatch.setattr(peer.service, "now_us", now_us)
-    monkeypatch.setattr(peer.wanted, "now_us", now_us)
-    world = World(nursery)
-    for name in ("alice", "near", "far"):
-        await world.add(name, provide=name != "alice")
-    ledger = Ledger(tmp_path / "ledger.sqlite3")
-    yield Asker(world, ledger)
-    ledger.close()
+async def asker(monkeypatch, world, alice, near, ledger):
+    """In a world of two that may render."""
+    await world.add("far")
+    return Asker(monkeypatch, world, ledger)
 
 
 def drawn(events):
@@ -76,15 +40,15 @@ def drawn(events):
 
 
 async def test_an_unknown_model_is_told_with_those_that_are_known(autojump_clock, asker):
-    sentence, code = await asker.fails(model="nosuch")
+    sentence, code = await fails(asker, model="nosuch")
     assert sentence == f"No model 'nosuch' is known here; there are: model ({MODEL.hex()[:8]})."
     assert code == NOBODY
-    assert len(drawn(await asker.draw(model=MODEL.hex()[:8]))) == 1
+    assert len(drawn(await draw(asker, model=MODEL.hex()[:8]))) == 1
 
 
 async def test_a_name_that_two_models_have_is_asked_back(autojump_clock, asker):
     await asker.world.add("other", models=(OTHER_MODEL,))
-    sentence, code = await asker.fails(model="model")
+    sentence, code = await fails(asker, model="model")
     assert sentence.startswith("Several models are called 'model': ")
     assert MODEL.hex()[:8] in sentence
     assert OTHER_MODEL.hex()[:8] in sentence
@@ -92,7 +56,7 @@ async def test_a_name_that_two_models_have_is_asked_back(autojump_clock, asker):
 
 
 async def test_a_folder_that_is_no_model_is_a_sentence(autojump_clock, asker, tmp_path):
-    sentence, code = await asker.fails(model=str(tmp_path))
+    sentence, code = await fails(asker, model=str(tmp_path))
     assert str(tmp_path) in sentence
     assert code == WRONG_USAGE
 
@@ -105,7 +69,7 @@ async def test_a_folder_that_is_no_model_is_a_sentence(autojump_clock, asker, tm
     ],
 )
 async def test_what_nobody_accepts_is_refused_before_anyone_is_asked(autojump_clock, asker, changes, says):
-    sentence, code = await asker.fails(**changes)
+    sentence, code = await fails(asker, **changes)
     assert sentence.startswith(says)
     assert code == NOBODY
     assert not any(peer.renderer.prompts for peer in asker.world.peers.values())
@@ -115,8 +79,8 @@ async def test_a_device_without_memory_is_told_and_draws_the_next_picture(autoju
     told = "The renderer ran out of memory: a smaller picture may fit."
     for name in ("near", "far"):
         asker.world.peers[name].renderer.error = RenderFailed("out_of_memory", told)
-    assert await asker.fails() == (told, JOB_FAILED)
-    assert len(drawn(await asker.draw())) == 1
+    assert await fails(asker) == (told, JOB_FAILED)
+    assert len(drawn(await draw(asker))) == 1
 
 
 async def test_a_job_that_does_not_run_cannot_be_cancelled(autojump_clock, asker):
@@ -125,7 +89,7 @@ async def test_a_job_that_does_not_run_cannot_be_cancelled(autojump_clock, asker
 
 
 async def test_a_batch_is_drawn_with_seeds_that_count_on_past_their_end(autojump_clock, asker):
-    events = await asker.draw(count=3, seed=2**32 - 1)
+    events = await draw(asker, count=3, seed=2**32 - 1)
     assert {body["seed"] for body in drawn(events)} == {2**32 - 1, 0, 1}
     assert events[-1][0] == "finished"
     assert events[-1][1]["done"] == 3

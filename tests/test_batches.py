@@ -2,93 +2,34 @@
 
 import io
 import json
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import trio
 from PIL import Image
 
-import peer.batch
-import peer.quoting
-import peer.service
-import peer.wanted
 from peer.errors import JOB_FAILED, NOBODY, UserError
 from peer.renderer.client import RenderFailed
-from peer.service import Service
-from peer.store.ledger import Ledger
 
+from .asker import Asker
 from .test_batch import ideal_us
-from .world import MODEL, World, now_us, use_virtual_time
+from .world import now_us
 
 STEPS = 12
-ASKED = {
-    "prompt": "a lighthouse", "negative": "", "model": None, "width": None, "height": None, "steps": STEPS,
-    "guidance_millionths": None, "sampler": None, "seed": 2**32 - 2, "count": 32, "remote": True,
-}  # fmt: skip
 STEP_US = {"fast": 100_000, "middling": 200_000, "slow": 400_000}
 
 
-class Asker:
-    """The command's side of alice."""
+def summaries(asker):
+    return [json.loads(body["summary"]) for body in asker.told("picture")]
 
-    def __init__(self, world, ledger):
-        self.world, alice = world, world.peers["alice"]
-        model = SimpleNamespace(id=MODEL, name="model", family="sd", native=(64, 64), folder=Path("model"))
-        self.service = Service(
-            SimpleNamespace(
-                peer=alice.id,
-                models={MODEL: model},
-                directory=alice.directory,
-                gossip=alice.gossip,
-                requester=alice.requester,
-                ledger=ledger,
-                plain_name=alice._name_of,
-                name_of=alice._name_of,
-            )
-        )
-        self.events, self.at_us, self.on_picture = [], [], lambda event: None
 
-    async def ask(self, kind="render", **changes):
-        """All that was told, as (kind, body); the time of each in `at_us`."""
-        self.events.clear()
-        self.at_us.clear()
-
-        def emit(kind, body):
-            self.events.append((kind, body))
-            self.at_us.append(now_us())
-            if kind == "picture":
-                self.on_picture(body)
-
-        await self.service.handle(kind, {**ASKED, **changes}, emit)
-        return self.events
-
-    def told(self, kind):
-        return [body for each, body in self.events if each == kind]
-
-    def summaries(self):
-        return [json.loads(body["summary"]) for body in self.told("picture")]
-
-    def drew(self):
-        """How many pictures were rendered to their end by each."""
-        return {
-            name: len(each.renderer.rendered) for name, each in self.world.peers.items() if name != "alice"
-        }
-
-    async def why(self):
-        return json.loads((await self.ask("why", job=None))[0][1]["report"])
+def drew(asker):
+    """How many pictures were rendered to their end by each."""
+    return {name: len(each.renderer.rendered) for name, each in asker.world.peers.items() if name != "alice"}
 
 
 @pytest.fixture
-async def asker(autojump_clock, monkeypatch, nursery, tmp_path):
-    use_virtual_time(monkeypatch)
-    for module in (peer.batch, peer.service, peer.wanted, peer.quoting):
-        monkeypatch.setattr(module, "now_us", now_us)
-    world = World(nursery)
-    await world.add("alice", provide=False)
-    ledger = Ledger(tmp_path / "ledger.sqlite3")
-    yield Asker(world, ledger)
-    ledger.close()
+async def asker(monkeypatch, world, alice, ledger):
+    return Asker(monkeypatch, world, ledger, steps=STEPS, seed=2**32 - 2, count=32)
 
 
 async def of_speeds(asker, *, delay_us=20_000):
@@ -100,13 +41,7 @@ async def of_speeds(asker, *, delay_us=20_000):
 
 async def warm(asker, *names):
     """Each has drawn for alice before: its weights are loaded, and she knows how fast it is."""
-    for name in names:
-        others = [each for other, each in asker.world.peers.items() if other not in ("alice", name)]
-        for each in others:
-            each.provider._providing = False
-        await asker.ask(count=1)
-        for each in others:
-            each.provider._providing = True
+    await asker.learn(*names)
     await trio.sleep(130)
     for name in names:
         asker.world.peers[name].renderer.rendered.clear()
@@ -126,8 +61,8 @@ async def test_speeds_of_4_2_1_take_at_most_a_ninth_more_than_the_ideal(autojump
     took_us = now_us() - began_us
     assert took_us * 9 <= ideal * 10
     assert finished["batch"]["wall_us"] <= took_us
-    assert asker.drew() == {each["name"]: each["pictures"] for each in finished["batch"]["drew"]}
-    assert sum(asker.drew().values()) == 32
+    assert drew(asker) == {each["name"]: each["pictures"] for each in finished["batch"]["drew"]}
+    assert sum(drew(asker).values()) == 32
     assert (finished["done"], finished["failed"], finished["batch"]["copies"]) == (32, 0, 0)
 
 
@@ -169,15 +104,15 @@ async def test_a_provider_that_dies_midway_costs_little_and_no_picture(autojump_
     await of_speeds(asker)
     world = asker.world
     fast, alice = world.peers["fast"], world.peers["alice"]
-    asker.on_picture = lambda body: (
+    asker.when["picture"] = lambda body: (
         body["picture"] == 7 and world.network.cut(alice.id, fast.id, for_ever=True)
     )
     began_us = now_us()
     await asker.ask()
     assert sorted(body["picture"] for body in asker.told("picture")) == list(range(32))
-    drew = {each["name"]: each["pictures"] for each in asker.told("finished")[0]["batch"]["drew"]}
+    pictures = {each["name"]: each["pictures"] for each in asker.told("finished")[0]["batch"]["drew"]}
     paces = [pace_us(world.peers[name]) for name in ("middling", "slow")]
-    left = 32 - drew["fast"]
+    left = 32 - pictures["fast"]
     assert now_us() - began_us <= 1.1 * ideal_us(paces, left) + paces[1]
     assert alice.renderer.rendered == []
 
@@ -189,7 +124,7 @@ async def test_a_straggler_is_drawn_by_another_as_well_and_the_first_is_taken(au
     def slower(body):
         slow.renderer.stage_us["step"] = 6_000_000
 
-    asker.on_picture = slower
+    asker.when["picture"] = slower
     await asker.ask(count=14)
     assert sorted(body["picture"] for body in asker.told("picture")) == list(range(14))
     (finished,) = asker.told("finished")
@@ -206,7 +141,7 @@ async def test_one_who_refuses_does_not_stop_the_others(autojump_clock, asker):
     asker.world.peers["middling"].provider._allow = frozenset({"someone else"})
     await asker.ask(count=12)
     assert asker.told("finished")[0]["done"] == 12
-    assert asker.drew()["middling"] == 0
+    assert drew(asker)["middling"] == 0
     assert sum(body["name"] == "middling" for body in asker.told("attempt")) <= 2
 
 
@@ -229,7 +164,7 @@ async def test_where_some_pictures_fail_the_others_stay(autojump_clock, asker):
     def breaks(body):
         only.renderer.error = RenderFailed("internal", "Its renderer broke.")
 
-    asker.on_picture = breaks
+    asker.when["picture"] = breaks
     await asker.ask(count=3)
     assert asker.told("finished")[0] | {"batch": None, "job": None} == {
         "job": None, "done": 1, "failed": 2, "batch": None,
@@ -240,12 +175,12 @@ async def test_where_some_pictures_fail_the_others_stay(autojump_clock, asker):
 async def test_cancelled_what_has_landed_stays_and_no_provider_goes_on(autojump_clock, asker):
     await of_speeds(asker)
     with trio.CancelScope() as scope:
-        asker.on_picture = lambda body: len(asker.told("picture")) == 5 and scope.cancel()
+        asker.when["picture"] = lambda body: len(asker.told("picture")) == 5 and scope.cancel()
         await asker.ask()
     assert len(asker.told("picture")) == 5
-    drew = sum(asker.drew().values())
+    pictures = sum(drew(asker).values())
     await trio.sleep(30)
-    assert sum(asker.drew().values()) == drew <= 8
+    assert sum(drew(asker).values()) == pictures <= 8
     for name in STEP_US:
         assert asker.world.peers[name].work.statistics()["queued"] == 0
         assert asker.world.peers[name].work.statistics()["running"] == 0
@@ -261,9 +196,9 @@ async def test_ones_own_device_draws_its_share(autojump_clock, monkeypatch, aske
     alice.gossip.renew()
     await asker.ask(count=1, remote=False)
     await asker.ask(count=12, remote=False)
-    drew = {each["name"]: each["pictures"] for each in asker.told("finished")[0]["batch"]["drew"]}
-    assert sum(drew.values()) == 12
-    assert min(drew.values()) >= 5
+    pictures = {each["name"]: each["pictures"] for each in asker.told("finished")[0]["batch"]["drew"]}
+    assert sum(pictures.values()) == 12
+    assert min(pictures.values()) >= 5
 
 
 async def test_a_quote_says_how_it_would_be_split_and_when_all_is_there(autojump_clock, asker):
@@ -272,7 +207,7 @@ async def test_a_quote_says_how_it_would_be_split_and_when_all_is_there(autojump
     shares = {each["name"]: each["pictures"] for each in quote["split"]["peers"]}
     assert shares == {"fast": 16, "middling": 8, "slow": 4}
     assert quote["split"]["price_millionths"] == 0
-    assert sum(asker.drew().values()) == 0
+    assert sum(drew(asker).values()) == 0
     began_us = now_us()
     await asker.ask(count=28)
     assert now_us() - began_us == pytest.approx(quote["split"]["there_us"], rel=0.1)
@@ -288,4 +223,4 @@ async def test_a_batch_that_cannot_be_there_in_time_is_refused_at_submit(autojum
         ) as told:
             await asker.ask(kind, wishes=due)
         assert told.value.exit_code == NOBODY != JOB_FAILED
-    assert sum(asker.drew().values()) == 0
+    assert sum(drew(asker).values()) == 0

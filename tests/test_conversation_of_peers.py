@@ -48,12 +48,10 @@ from .world import (
     OTHER_MODEL,
     STAGES,
     Asked,
-    World,
     now_us,
     picture,
     spans_us,
     statement,
-    use_virtual_time,
 )
 
 FAR_DELAY_US = 20_000
@@ -62,25 +60,6 @@ MIDWAY_BYTES = 400_000  # of 786,000: more than go before the first acknowledgem
 CANARY = "an unmistakable cormorant"
 DELAY_ADDED_US = 100_000
 OFFERS = Domain(NETWORK, "offer")
-
-
-@pytest.fixture
-async def world(autojump_clock, monkeypatch, nursery):
-    use_virtual_time(monkeypatch)
-    world = World(nursery)
-    yield world
-    for each in world.peers.values():
-        each.close()
-
-
-@pytest.fixture
-async def alice(world):
-    return await world.add("alice", provide=False)
-
-
-@pytest.fixture
-async def near(world, alice):
-    return await world.add("near")
 
 
 @pytest.fixture

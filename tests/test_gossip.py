@@ -9,16 +9,14 @@ from protocol.policy import neighbours, shards
 from protocol.wire.advert import SYNC_PROTOCOL
 from protocol.wire.lookup import PROTOCOL as LOOKUP_PROTOCOL
 
-from .world import MODEL, Peer, World, now_us, use_virtual_time
+from .world import MODEL, Peer, now_us
 
 LIFETIME_S = 180
 
 
 @pytest.fixture
-async def strangers(autojump_clock, monkeypatch, nursery):
+async def strangers(world):
     """Two running peers, the one with the smaller id first, that know nothing of each other; and their world."""
-    use_virtual_time(monkeypatch)
-    world = World(nursery)
     peers = [
         Peer(world, name, provide=True, allow=(), models=(MODEL,), home=None) for name in ("alice", "bob")
     ]
@@ -78,14 +76,12 @@ async def test_what_is_known_of_dials_is_forgotten_with_the_peer(autojump_clock,
 
 
 @pytest.fixture
-async def crowd(autojump_clock, monkeypatch, nursery):
+async def crowd(world, monkeypatch):
     """Ten providers in a swarm where a topic carries few adverts; all were told of the first."""
-    use_virtual_time(monkeypatch)
     monkeypatch.setattr(shards, "TOPIC_BYTES_PER_S", 200)
     monkeypatch.setattr(neighbours, "CONNECTIONS", 6)
     monkeypatch.setattr(neighbours, "NEAR", 3)
     monkeypatch.setattr("tests.world.CONNECTIONS", 6)
-    world = World(nursery)
     peers = [
         Peer(world, f"peer {number}", provide=True, allow=(), models=(MODEL,), home=None)
         for number in range(10)
@@ -177,11 +173,8 @@ async def test_a_sync_that_makes_no_sense_ends_nothing_and_is_remembered(autojum
 
 
 async def test_a_speed_that_is_new_is_told_right_after_the_loading_that_came_before_it(
-    autojump_clock, monkeypatch, nursery
+    autojump_clock, alice, near
 ):
-    use_virtual_time(monkeypatch)
-    world = World(nursery)
-    alice, near = [await world.add(name, provide=name == "near") for name in ("alice", "near")]
     near.renderer.load_us = 2_000_000  # so that what it has loaded is told by itself
     sequences = []
     for pause_s in 0, 3, 3:

@@ -15,11 +15,9 @@ from .world import (
     MODEL,
     NETWORK,
     Asked,
-    World,
     now_us,
     spans_us,
     statement,
-    use_virtual_time,
 )
 
 FAR_DELAY_US = 5_000
@@ -63,20 +61,6 @@ class Asking(Asked):
             on_attempt(attempt)
 
         self.attempts = type("Noted", (list,), {"append": lambda _, attempt: made(attempt)})()
-
-
-@pytest.fixture
-async def world(autojump_clock, monkeypatch, nursery):
-    use_virtual_time(monkeypatch)
-    world = World(nursery)
-    yield world
-    for each in world.peers.values():
-        each.close()
-
-
-@pytest.fixture
-async def alice(world):
-    return await world.add("alice", provide=False)
 
 
 async def add(world, name, **how):

@@ -4,24 +4,11 @@ import pytest
 import trio
 
 from peer.joining import REMEMBERED, Joining
-from peer.store.ledger import KnownPeer, Ledger
+from peer.store.ledger import KnownPeer
 
-from .world import MODEL, Peer, World, use_virtual_time
+from .world import MODEL, Peer
 
 GONE = "12D3KooW" + "g" * 44
-
-
-@pytest.fixture
-async def world(monkeypatch, nursery):
-    use_virtual_time(monkeypatch)
-    return World(nursery)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with_file = Ledger(tmp_path / "ledger.sqlite3")
-    yield with_file
-    with_file.close()
 
 
 async def started(world, name):

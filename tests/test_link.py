@@ -8,7 +8,7 @@ from peer.reach import HELLO_WITHIN_S
 from peer.task_stream import PeerLost
 from protocol.errors import LocalProtocolError, ProtocolError
 
-from .world import World, now_us, use_virtual_time
+from .world import now_us
 
 
 def test_to_ask_for_a_clock_before_hello_is_a_bug_of_ours():
@@ -18,9 +18,7 @@ def test_to_ask_for_a_clock_before_hello_is_a_bug_of_ours():
             ask()
 
 
-async def test_a_peer_that_does_not_say_hello_is_lost_and_not_to_blame(autojump_clock, monkeypatch, nursery):
-    use_virtual_time(monkeypatch)
-    alice = await World(nursery).add("alice")
+async def test_a_peer_that_does_not_say_hello_is_lost_and_not_to_blame(autojump_clock, alice):
     began = trio.current_time()
     with pytest.raises(PeerLost, match="did not say hello in time") as caught:
         await alice.links.wait_session("nobody", 5)
@@ -29,12 +27,9 @@ async def test_a_peer_that_does_not_say_hello_is_lost_and_not_to_blame(autojump_
 
 
 async def test_a_provider_whose_hello_is_late_is_only_lost_to_its_requester(
-    autojump_clock, monkeypatch, nursery
+    autojump_clock, world, alice, near
 ):
-    use_virtual_time(monkeypatch)
-    world = World(nursery)
-    alice = await world.add("alice", provide=False)
-    near, far = await world.add("near"), await world.add("far", delay_us=20_000)
+    far = await world.add("far", delay_us=20_000)
     del alice.links._sessions[near.id]
     drawn = await alice.ask()
     assert [(attempt.choice.peer, attempt.outcome) for attempt in drawn.attempts] == [

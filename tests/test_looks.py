@@ -7,7 +7,7 @@ from protocol.policy.looks import FRESH_US, LOOK_PERCENT, LOOKS, WAITED_PERCENT,
 from protocol.policy.selection import Choice, Plan
 from protocol.wire.hello import LiveState
 
-from .world import DELAY_US, MODEL, World, now_us, use_virtual_time
+from .world import DELAY_US, MODEL, now_us
 
 S = 1_000_000
 OLD_US = 10 * S
@@ -77,12 +77,6 @@ def test_so_many_are_asked_at_most():
 # --- a real requester
 
 
-@pytest.fixture
-async def world(monkeypatch, nursery):
-    use_virtual_time(monkeypatch)
-    return World(nursery)
-
-
 async def warm(world, name, **how):
     """A provider that is warm and idle."""
     added = await world.add(name, **how)
@@ -90,11 +84,6 @@ async def warm(world, name, **how):
     added.renderer.stage_us["step"] = S
     await trio.sleep(20)
     return added
-
-
-@pytest.fixture
-async def alice(world):
-    return await world.add("alice", provide=False)
 
 
 async def seems_busy(alice, peer):

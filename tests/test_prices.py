@@ -12,7 +12,7 @@ from protocol.wire.receipt import MAX_RECEIPT_BYTES, SignedReceipt
 
 from .samples import NETWORK as SAMPLE_NETWORK
 from .samples import PROVIDER_SEED, RECEIPT
-from .world import NETWORK, World, now_us, use_virtual_time
+from .world import NETWORK, now_us
 
 CREDIT = 1_000_000
 RATE = 250 * CREDIT  # for one step of one megapixel
@@ -20,19 +20,6 @@ PRICE = RATE * 64 * 64 * 4 // 1_000_000  # of the picture that is asked for: fou
 FAR_DELAY_US = 20_000
 TIME_IS_WORTHLESS = Wishes(0)
 TIME_IS_ALL = Wishes(1_000_000 * CREDIT)
-
-
-@pytest.fixture
-async def world(autojump_clock, monkeypatch, nursery):
-    use_virtual_time(monkeypatch)
-    world = World(nursery)
-    await world.add("alice", provide=False)
-    return world
-
-
-@pytest.fixture
-def alice(world):
-    return world.peers["alice"]
 
 
 def receipt_of(provider, attempt):

@@ -1,90 +1,30 @@
 """Prices, deadlines, rungs and quotes as the command asks for them, between peers in memory and virtual time."""
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import trio
 
-import peer.quoting
-import peer.service
-import peer.wanted
 from peer.errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
-from peer.service import Service
-from peer.store.ledger import Ledger
 from protocol.policy.credits import PRESETS_MILLIONTHS
 
-from .world import MODEL, World, now_us, use_virtual_time
+from .asker import Asker
+from .world import now_us
 
 CREDIT = 1_000_000
 RATE = 250 * CREDIT
-ASKED = {
-    "prompt": "a lighthouse", "negative": "", "model": None, "width": None, "height": None, "steps": 20,
-    "guidance_millionths": None, "sampler": None, "seed": 7, "count": 1, "remote": True,
-}  # fmt: skip
 PRICE = RATE * 64 * 64 * 20 // 1_000_000
 
 
-class Asker:
-    """The command's side of alice, who only asks."""
-
-    def __init__(self, world, ledger):
-        self.world, self.alice = world, world.peers["alice"]
-        model = SimpleNamespace(id=MODEL, name="model", family="sd", native=(64, 64), folder=Path("model"))
-        node = SimpleNamespace(
-            peer=self.alice.id,
-            models={MODEL: model},
-            directory=self.alice.directory,
-            gossip=self.alice.gossip,
-            requester=self.alice.requester,
-            ledger=ledger,
-            plain_name=self.alice._name_of,
-            name_of=self.alice._name_of,
-        )
-        self.service = Service(node)
-
-    async def events(self, kind="render", wishes=None, **changes):
-        found = []
-        body = {**ASKED, **changes, **({} if wishes is None else {"wishes": wishes})}
-        await self.service.handle(kind, body, lambda *event: found.append(event))
-        return found
-
-    async def only(self, what, kind="render", **more):
-        (body,) = [body for each, body in await self.events(kind, **more) if each == what]
-        return json.loads(body["summary"]) if what == "picture" else body
-
-    async def why(self):
-        (told,) = [body["report"] for _, body in await self.events_of("why", {"job": None})]
-        return json.loads(told)
-
-    async def events_of(self, kind, body):
-        found = []
-        await self.service.handle(kind, body, lambda *event: found.append(event))
-        return found
-
-    async def learn(self, *peers):
-        """How fast they are, and that they are idle again."""
-        for each in peers:
-            others = [other for name, other in self.world.peers.items() if name not in ("alice", each.name)]
-            for other in others:
-                other.provider._providing = False
-            await self.only("picture")
-            for other in others:
-                other.provider._providing = True
-        await trio.sleep(60)
-
-
 @pytest.fixture
-async def asker(autojump_clock, monkeypatch, nursery, tmp_path):
-    use_virtual_time(monkeypatch)
-    for module in (peer.service, peer.wanted, peer.quoting):
-        monkeypatch.setattr(module, "now_us", now_us)
-    world = World(nursery)
-    await world.add("alice", provide=False)
-    ledger = Ledger(tmp_path / "ledger.sqlite3")
-    yield Asker(world, ledger)
-    ledger.close()
+async def asker(monkeypatch, world, alice, ledger):
+    return Asker(monkeypatch, world, ledger, steps=20)
+
+
+async def learn(asker, *names):
+    """How fast they are, and that they are idle again."""
+    await asker.learn(*names)
+    await trio.sleep(60)
 
 
 def wishes(*, value=None, deadline_us=None, within_us=None):
@@ -101,7 +41,7 @@ async def test_a_quote_names_price_time_and_cost_and_asks_nobody(autojump_clock,
     assert (quote["steps"], quote["width"], quote["rung"]) == (20, 64, None)
     assert near.journal == []
     assert near.renderer.prompts == []
-    assert (await asker.events_of("jobs", {"limit": 9}))[0][1]["jobs"] == []
+    assert (await asker.only("jobs", "jobs", limit=9))["jobs"] == []
 
 
 async def test_of_many_pictures_the_mean_is_quoted(autojump_clock, asker):
@@ -133,8 +73,8 @@ async def test_where_nobody_asks_a_price_nothing_is_said_of_it(autojump_clock, a
 
 async def test_why_tells_what_was_not_foreseen_and_who_would_have_been_faster(autojump_clock, asker):
     near = await asker.world.add("near")
-    far = await asker.world.add("far", delay_us=20_000)
-    await asker.learn(near, far)
+    await asker.world.add("far", delay_us=20_000)
+    await learn(asker, "near", "far")
     near.renderer.stage_us["decode"] = 2_000_000
     assert (await asker.only("picture"))["provider"] == near.id
     said = (await asker.why())["sentences"]
@@ -144,32 +84,32 @@ async def test_why_tells_what_was_not_foreseen_and_who_would_have_been_faster(au
 
 async def test_a_deadline_in_reach_is_held_and_one_out_of_reach_is_refused_at_submit(autojump_clock, asker):
     near = await asker.world.add("near")
-    await asker.learn(near)
+    await learn(asker, "near")
     assert (await asker.only("picture", wishes=wishes(deadline_us=5_000_000)))["wall_us"] < 5_000_000
     await trio.sleep(60)
     drawn = len(near.renderer.rendered)
     with pytest.raises(UserError, match="Nobody is expected to have it") as told:
-        await asker.events(wishes=wishes(deadline_us=100_000))
+        await asker.ask(wishes=wishes(deadline_us=100_000))
     assert told.value.exit_code == NOBODY
     assert len(near.renderer.rendered) == drawn
     with pytest.raises(UserError, match="Nobody is expected to have it"):
-        await asker.events("quote", wishes=wishes(deadline_us=100_000))
+        await asker.ask("quote", wishes=wishes(deadline_us=100_000))
 
 
 async def test_what_cannot_be_drawn_in_time_any_more_is_given_up_and_nobody_avoided(autojump_clock, asker):
     near = await asker.world.add("near")
-    await asker.learn(near)
+    await learn(asker, "near")
     near.renderer.stage_us["step"] = 500_000
     with pytest.raises(UserError, match="cannot be ready any more") as told:
-        await asker.events(wishes=wishes(deadline_us=5_000_000))
+        await asker.ask(wishes=wishes(deadline_us=5_000_000))
     assert told.value.exit_code == JOB_FAILED
     ((found,),) = [asker.alice.directory.candidates(now_us(), own=False)]
     assert found.penalty_us == 0
 
 
 async def test_a_picture_that_came_too_late_is_said_to_be(autojump_clock, asker):
-    near = await asker.world.add("near")
-    await asker.learn(near)
+    await asker.world.add("near")
+    await learn(asker, "near")
     asker.alice.save_us = 5_000_000  # it is drawn in time
     await asker.only("picture", wishes=wishes(deadline_us=5_000_000))
     assert any(
@@ -178,9 +118,9 @@ async def test_a_picture_that_came_too_late_is_said_to_be(autojump_clock, asker)
 
 
 async def test_quality_is_given_up_for_time_and_it_is_said_everywhere(autojump_clock, asker):
-    near = await asker.world.add("near")
-    await asker.learn(near)
-    events = await asker.events(wishes=wishes(within_us=300_000))
+    await asker.world.add("near")
+    await learn(asker, "near")
+    events = await asker.ask(wishes=wishes(within_us=300_000))
     told = next(body["sentence"] for kind, body in events if kind == "told")
     summary = json.loads(next(body["summary"] for kind, body in events if kind == "picture"))
     report = await asker.why()
@@ -199,24 +139,24 @@ async def test_quality_is_given_up_for_time_and_it_is_said_everywhere(autojump_c
 
 
 async def test_no_rung_in_time_is_a_sentence_and_no_job(autojump_clock, asker):
-    near = await asker.world.add("near")
-    await asker.learn(near)
+    await asker.world.add("near")
+    await learn(asker, "near")
     for kind in "render", "quote":
         with pytest.raises(UserError) as told:
-            await asker.events(kind, wishes=wishes(within_us=30_000))
+            await asker.ask(kind, wishes=wishes(within_us=30_000))
         assert told.value.exit_code == NOBODY
         assert told.value.sentence.startswith(
             "Nothing can be had within 30.0 ms: the soonest is 64x64 px in 5 steps from near "
         )
     # The one that was learned from.
-    assert len((await asker.events_of("jobs", {"limit": 9}))[0][1]["jobs"]) == 1
+    assert len((await asker.only("jobs", "jobs", limit=9))["jobs"]) == 1
 
 
 async def test_all_refusing_is_nobody_and_what_the_last_one_said(autojump_clock, asker):
     for name in "near", "far":
         await asker.world.add(name, allow=("someone else",))
     with pytest.raises(UserError, match="This peer renders for named peers only") as told:
-        await asker.events()
+        await asker.ask()
     assert told.value.exit_code == NOBODY != JOB_FAILED
 
 
@@ -235,7 +175,7 @@ async def test_all_refusing_is_nobody_and_what_the_last_one_said(autojump_clock,
 async def test_wishes_that_cannot_be_are_wrong_usage(autojump_clock, asker, said, changes):
     for kind in "render", "quote":
         with pytest.raises(UserError) as told:
-            await asker.events(kind, wishes=said, **changes)
+            await asker.ask(kind, wishes=said, **changes)
         assert told.value.exit_code == WRONG_USAGE
 
 
@@ -243,7 +183,7 @@ async def test_why_tells_of_a_job_that_drew_nothing_who_was_asked_and_what_they_
     near = await asker.world.add("near", allow=("someone else",))
     far = await asker.world.add("far", allow=("someone else",), delay_us=20_000)
     with pytest.raises(UserError) as told:
-        await asker.events()
+        await asker.ask()
     report = await asker.why()
     assert (report["state"], report["sentences"]) == ("failed", [told.value.sentence])
     assert told.value.sentence == (
@@ -261,7 +201,7 @@ async def test_why_tells_of_a_job_that_drew_nothing_who_was_asked_and_what_they_
 
 async def test_why_of_a_job_that_nobody_could_be_asked_for_is_a_sentence(autojump_clock, asker):
     with pytest.raises(UserError) as told:
-        await asker.events()
+        await asker.ask()
     report = await asker.why()
     assert (
         report["sentences"]

@@ -15,24 +15,13 @@ from protocol.wire.offer import Offer, SignedOffer
 from protocol.wire.task import PROTOCOL as TASK_PROTOCOL
 from protocol.wire.task import Accept, Failed, OfferMessage, Refuse, Result, Start
 
-from .world import DELAY_US, MODEL, NETWORK, OTHER_MODEL, World, now_us, statement, use_virtual_time
+from .world import DELAY_US, MODEL, NETWORK, OTHER_MODEL, now_us, statement
 
 S = 1_000_000
 BOTH = (MODEL, OTHER_MODEL)
 ONE_BYTES = 30_000_000  # one of the two has room, and not both
 LOAD_US = 10 * S
 RENDER_US = 200_000  # more than a picture takes
-
-
-@pytest.fixture
-async def world(autojump_clock, monkeypatch, nursery):
-    use_virtual_time(monkeypatch)
-    return World(nursery)
-
-
-@pytest.fixture
-async def alice(world):
-    return await world.add("alice", provide=False)
 
 
 @pytest.fixture
