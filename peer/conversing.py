@@ -33,7 +33,7 @@ from .asking import Attempt, Errand, Means
 from .clock import now_us
 from .delivery import Delivery
 from .link import Session
-from .network import HostError
+from .network import HostError, NobodyListens
 from .reach import Line
 from .task_stream import HungUp, PeerLost
 
@@ -112,7 +112,9 @@ class Conversing:
             actions = job.on_bad_result(attempt.number, f"what it sent does not hold ({exc})")
         else:
             self._note("lost", str(exc))
-            actions = job.on_lost(attempt.number, str(exc), resumable=resumable)
+            actions = job.on_lost(attempt.number, str(exc), now_us(), resumable=resumable)
+            if attempt.number in job.under_way:
+                attempt.leg.ended_us = None  # it may come back
         self._errand.carry_out(actions)
 
     # lines, and the first word on them
@@ -182,7 +184,7 @@ class Conversing:
                 line = await self._open(now_us(), fresh=True)
                 break
             except (HostError, PeerLost, RemoteProtocolError) as exc:
-                if now_us() >= give_up_us:
+                if now_us() >= give_up_us or isinstance(exc, NobodyListens):
                     self._broke(exc, resumable=False)
                     return
             await trio.sleep(REDIAL_EVERY_S)

@@ -51,6 +51,7 @@ from .network import (
     DialFailed,
     HostConfig,
     HostError,
+    NobodyListens,
     NotConnected,
     PortInUse,
     ProtocolRefused,
@@ -298,7 +299,7 @@ class Host:
             await self._swarm.dial_addr(where, ID.from_base58(peer))
         except BaseLibp2pError as exc:
             self._counts["dials_failed"] += 1
-            raise DialFailed(peer, _why_not_dialled(exc)) from exc
+            raise _not_dialled(peer, exc) from exc
         finally:
             self._dialling.pop(peer).set()
 
@@ -602,8 +603,8 @@ def _parse_listen(address: str) -> Any:
     return where
 
 
-def _why_not_dialled(error: BaseException) -> str:
-    """The most telling cause, the first of them first, as the end of a sentence."""
+def _not_dialled(peer: str, error: BaseException) -> DialFailed:
+    """With the most telling cause, the first of them first."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -614,13 +615,14 @@ def _why_not_dialled(error: BaseException) -> str:
             cause = cause.__cause__ or cause.__context__
     for link in chain:
         if isinstance(link, PeerIDMismatchesPubkey):
-            return "another peer answers at that address"
+            return DialFailed(peer, "another peer answers at that address")
         if isinstance(link, SecurityUpgradeFailure | MuxerUpgradeFailure | IOException):
-            return "no secure connection could be agreed; is it in another private swarm?"
+            return DialFailed(peer, "no secure connection could be agreed; is it in another private swarm?")
         if isinstance(link, OSError):
-            refused = link.errno == errno.ECONNREFUSED
-            return "nothing listens at that address" if refused else (link.strerror or str(link)).lower()
-    return str(chain[-1])
+            if link.errno == errno.ECONNREFUSED:
+                return NobodyListens(peer, "nothing listens at that address")
+            return DialFailed(peer, (link.strerror or str(link)).lower())
+    return DialFailed(peer, str(chain[-1]))
 
 
 def _why_not_listening(address: Any) -> CannotListen:

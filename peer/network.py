@@ -57,6 +57,10 @@ class DialFailed(HostError):
         self.reason = reason
 
 
+class NobodyListens(DialFailed):
+    """The machine answered that nothing listens there: whoever did has ended."""
+
+
 class StreamLost(HostError):
     """The connection to that peer was lost; it is not known what it did with the last thing we sent."""
 

@@ -11,7 +11,7 @@ from protocol.wire.task import OfferMessage, Resume
 
 from .ahead import Ahead, Opened
 from .link import Links, Session
-from .network import DialFailed, HostError
+from .network import DialFailed, HostError, NobodyListens
 from .task_stream import HungUp, TaskStream
 
 HELLO_WITHIN_S = 5.0
@@ -95,11 +95,13 @@ class Reach:
 
     async def _dial(self, peer: str) -> None:
         signed = self._directory.signed_advert(peer)
-        error: HostError = DialFailed(peer, "it told no address")
+        errors: list[HostError] = []
         for address in signed.advert.addresses if signed else ():
             try:
                 await self._host.dial(address)
                 return
             except HostError as exc:
-                error = exc
-        raise error
+                errors.append(exc)
+        # That nobody listens at one address says little where another one did not answer.
+        unsure = (each for each in errors if not isinstance(each, NobodyListens))
+        raise next(unsure, errors[-1] if errors else DialFailed(peer, "it told no address"))

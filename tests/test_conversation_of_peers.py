@@ -316,14 +316,41 @@ async def test_a_transfer_that_breaks_is_resumed_and_nothing_rendered_twice(
     assert well_accounted(drawn)
 
 
-async def test_a_provider_that_leaves_during_its_transfer_is_waited_for_and_replaced(
-    autojump_clock, world, alice, near, far
+@pytest.fixture
+def known_alike(alice, near, far):
+    for each in (near, far):
+        alice.directory.speeds.on_render(each.id, statement(**LARGE), step_us=20_000, fixed_us=20_000)
+        alice.directory.speeds.on_load(each.id, MODEL, 50_000)
+
+
+async def test_a_provider_that_leaves_during_its_transfer_is_waited_for_as_long_as_another_would_take(
+    autojump_clock, world, alice, near, far, known_alike
 ):
     cut_midway(world, alice, near, for_ever=True)
-    began_us = now_us()
-    drawn = await alice.ask(statement(**LARGE))
+    asked = Asked()
+    drawn = await alice.ask(statement(**LARGE), asked=asked)
     assert providers(drawn, near, far)
-    assert now_us() - began_us < 13_000_000  # the time a connection has to come back, once
+    left, other = drawn.attempts
+    waited_us = other.leg.began_us - left.leg.spanned_us
+    assert waited_us == pytest.approx(other.plan.ranked[0].predicted_us, abs=5 * DELAY_US)
+    assert any("it has not come back" in said for said in asked.told)
+    assert well_accounted(drawn)
+
+
+async def test_a_provider_that_ended_during_its_transfer_is_not_waited_for(
+    autojump_clock, world, alice, near, far, known_alike
+):
+    def tamper(source, _, message):
+        if source == near.id and isinstance(message, Chunk) and message.offset >= MIDWAY_BYTES:
+            world.network.end(near.id)
+        return message
+
+    world.network.tamper = tamper
+    drawn = await alice.ask(statement(**LARGE))
+    assert [attempt.outcome for attempt in drawn.attempts] == ["lost", "done"]
+    left, other = (attempt.leg for attempt in drawn.attempts)
+    assert other.began_us == left.ended_us
+    assert "nobody is there" in drawn.attempts[0].sentence
     assert well_accounted(drawn)
 
 

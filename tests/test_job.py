@@ -161,7 +161,7 @@ def test_a_peer_that_never_will_is_not_asked_again():
 def test_a_lost_peer_is_avoided_and_the_picture_planned_anew():
     job = offered()
     job.on_accepted(job.attempts, START_IN_US)
-    assert without_words(job.on_lost(job.attempts, "the connection was lost")) == [
+    assert without_words(job.on_lost(job.attempts, "the connection was lost", 0)) == [
         Penalise("near"),
         Replan(frozenset({"near"})),
     ]
@@ -170,10 +170,10 @@ def test_a_lost_peer_is_avoided_and_the_picture_planned_anew():
 def test_a_broken_transfer_is_resumed_three_times_and_then_drawn_elsewhere():
     job = receiving()
     for _ in range(MAX_RESUMES):
-        assert without_words(job.on_lost(job.attempts, "the connection was lost")) == [
+        assert without_words(job.on_lost(job.attempts, "the connection was lost", 0)) == [
             ResumeTransfer("near", 1, RESUME_WITHIN_US)
         ]
-    assert without_words(job.on_lost(job.attempts, "the connection was lost")) == [
+    assert without_words(job.on_lost(job.attempts, "the connection was lost", 0)) == [
         Penalise("near"),
         Replan(frozenset({"near"})),
     ]
@@ -181,19 +181,73 @@ def test_a_broken_transfer_is_resumed_three_times_and_then_drawn_elsewhere():
 
 def test_a_peer_that_did_not_come_back_in_time_is_not_waited_for_again():
     job = receiving()
-    job.on_lost(job.attempts, "the connection was lost")
-    actions = without_words(job.on_lost(job.attempts, "no answer", resumable=False))
+    job.on_lost(job.attempts, "the connection was lost", 0)
+    actions = without_words(job.on_lost(job.attempts, "no answer", 0, resumable=False))
     assert actions == [Penalise("near"), Replan(frozenset({"near"}))]
+
+
+def test_who_was_lost_after_its_start_is_asked_again_once_where_nobody_else_is_left():
+    job = offered()
+    job.on_accepted(1, START_IN_US)
+    job.on_start(1)
+    job.on_lost(1, "nothing was heard in time", 0)
+    assert job.on_no_candidate("Nobody else.") == [Replan(frozenset())]
+    assert planned(job, "near") == [MakeOffer("near", 2, forced=True)]
+    job.on_lost(2, "nothing listens there", 0)
+    assert job.on_no_candidate("Nobody else.") == [GiveUp("nothing listens there")]
+
+
+def away():
+    """Its connection broke at 0, while the picture was coming."""
+    job = receiving()
+    job.on_lost(1, "the connection was lost", 0)
+    return job
+
+
+def test_another_peer_is_asked_beside_one_that_was_away_for_as_long_as_the_other_takes():
+    job = receiving()
+    assert job.on_lost(1, "the connection was lost", 0)[-1] == HedgeAt(1, GRACE_US)
+    assert job.on_hedge_due(1, GRACE_US) == [PlanHedge(1, frozenset({"near"}))]
+    other = prospect("far")
+    assert job.on_hedge_plan(other, GRACE_US) == [HedgeAt(1, other.total_us + 1)]
+    assert job.on_hedge_due(1, other.total_us + 1) == [PlanHedge(1, frozenset({"near"}))]
+    actions = job.on_hedge_plan(other, other.total_us + 1)
+    assert without_words(actions) == [MakeOffer("far", 2, forced=False, hedge=True)]
+
+
+def test_who_comes_back_needs_no_other():
+    job = away()
+    assert job.on_result(1) == []
+    assert job.on_hedge_due(1, 10 * REST_US) == []
+    job = away()
+    job.on_hedge_due(1, 2 * REST_US)
+    job.on_hedge_plan(prospect("far"), 2 * REST_US)
+    assert job.on_result(1) == [CancelAttempt("far", 2)]
+
+
+def test_who_starts_before_the_other_is_back_is_the_one():
+    job = away()
+    job.on_hedge_due(1, 2 * REST_US)
+    job.on_hedge_plan(prospect("far"), 2 * REST_US)
+    job.on_accepted(2, 3 * REST_US)
+    assert job.on_start(2) == [CancelAttempt("near", 1)]
+
+
+def test_a_path_that_breaks_again_has_been_away_since_it_broke_first():
+    job = away()
+    assert job.on_lost(1, "the connection was lost", GRACE_US)[-1] == HedgeAt(1, GRACE_US)
 
 
 def test_the_next_attempt_may_be_resumed_as_often():
     job = receiving()
     for _ in range(MAX_RESUMES + 1):
-        job.on_lost(job.attempts, "the connection was lost")
+        job.on_lost(job.attempts, "the connection was lost", 0)
     planned(job, "far")
     job.on_accepted(job.attempts, START_IN_US)
     job.on_result(job.attempts)
-    assert ResumeTransfer("far", 2, RESUME_WITHIN_US) in job.on_lost(job.attempts, "the connection was lost")
+    assert ResumeTransfer("far", 2, RESUME_WITHIN_US) in job.on_lost(
+        job.attempts, "the connection was lost", 0
+    )
 
 
 def test_what_the_requester_did_wrong_is_asked_of_nobody_else():
@@ -263,7 +317,7 @@ def test_cancelling_stops_the_attempt_where_there_is_one(events):
 def test_an_event_at_the_wrong_time_is_our_own_fault():
     for wrong in (
         lambda: Job().on_accepted(1, 0),
-        lambda: Job().on_lost(1, "the connection was lost"),
+        lambda: Job().on_lost(1, "the connection was lost", 0),
         lambda: Job().on_hedge_plan(None, 0),
         lambda: offered().on_start(1),
         lambda: offered().on_checked(1),
@@ -367,7 +421,7 @@ def test_who_starts_first_outruns_the_other_which_is_cancelled_and_not_avoided(f
     assert job.under_way == (first,)
     assert job.on_start(other) == []  # it crossed the CANCEL
     assert job.on_failed(other, fault="provider", sentence="Cancelled.") == []
-    assert job.on_lost(other, "the connection was lost") == []  # once it said that it stopped
+    assert job.on_lost(other, "the connection was lost", 0) == []  # once it said that it stopped
     job.on_result(first)
     assert job.on_checked(first) == [Finish()]
 
@@ -377,8 +431,8 @@ def test_who_was_outrun_and_is_then_found_gone_is_avoided_even_when_the_picture_
     job.on_accepted(2, DUE_US)
     job.on_result(2)
     job.on_checked(2)
-    assert job.on_lost(1, "nothing was heard in time") == [Penalise("near")]
-    assert job.on_lost(1, "nothing was heard in time") == []
+    assert job.on_lost(1, "nothing was heard in time", 0) == [Penalise("near")]
+    assert job.on_lost(1, "nothing was heard in time", 0) == []
 
 
 def test_of_two_attempts_one_may_end_and_the_other_is_waited_for_and_may_be_hedged_again():
@@ -388,7 +442,7 @@ def test_of_two_attempts_one_may_end_and_the_other_is_waited_for_and_may_be_hedg
     # Who was asked for this job and was busy is no hedge for it.
     assert job.on_hedge_due(1, DUE_US) == [PlanHedge(1, frozenset({"near", "far"}))]
     job.on_hedge_plan(prospect("middle", start_in_us=0), DUE_US)
-    penalise, said = job.on_lost(1, "the connection was lost")
+    penalise, said = job.on_lost(1, "the connection was lost", 0)
     assert (penalise, type(said)) == (Penalise("near"), Tell)
     assert job.hedges == MAX_HEDGES  # so there is no third
     assert job.under_way == (3,)
@@ -427,7 +481,7 @@ def test_a_start_that_comes_while_a_hedge_is_planned_makes_it_needless():
 def test_who_is_asked_while_a_hedge_for_another_is_planned_can_be_hedged_too():
     job = offered()
     job.on_hedge_due(1, DUE_US)
-    job.on_lost(1, "the connection was lost")
+    job.on_lost(1, "the connection was lost", 0)
     assert planned(job, "far") == [MakeOffer("far", 2, forced=False)]
     assert job.on_hedge_plan(prospect("middle", start_in_us=0), DUE_US) == [HedgeAt(2, DUE_US)]
 
@@ -455,7 +509,7 @@ HEARD = {
     "offered": ("accepted", "busy", "never", "lost", "bad"),
     "accepted": ("started", "failed", "our_fault", "lost"),
     "started": ("received", "failed", "lost", "bad"),
-    "received": ("checked", "lost", "broke", "bad"),
+    "received": ("received", "checked", "lost", "broke", "bad"),
     "ended": (),
 }
 GOES_ON = ("accepted", "started", "received")
@@ -471,6 +525,7 @@ class Swarm:
         self.who = []
         self.cancelled = Counter()
         self.faults = set()  # peers that were lost or failed
+        self.away = set()  # attempts whose connection broke while the picture came
         self.due = {}  # when, by attempt
         self.now_us = DUE_US
         self.for_hedge = None
@@ -479,7 +534,8 @@ class Swarm:
 
     def key(self):
         state = {name: value for name, value in vars(self.job).items() if name != "_last_sentence"}
-        return repr((state, self.far, self.who, self.due, self.for_hedge, sorted(self.faults), self.now_us))
+        sets = sorted(self.faults), sorted(self.away)
+        return repr((state, self.far, self.who, self.due, self.for_hedge, sets, self.now_us))
 
     def possible(self):
         if not self.job.over:
@@ -512,6 +568,7 @@ class Swarm:
         else:
             if event in GOES_ON:
                 self.far[number - 1] = event
+                self.away.discard(number)
             elif event != "broke":
                 self.far[number - 1] = "ended"
             if event in ("failed", "lost", "bad"):
@@ -525,14 +582,16 @@ class Swarm:
                 "never": lambda: job.on_refused(number, busy=False, sentence="No such model."),
                 "failed": lambda: job.on_failed(number, fault="provider", sentence="Out of memory."),
                 "our_fault": lambda: job.on_failed(number, fault="requester", sentence="Too long."),
-                "lost": lambda: job.on_lost(number, "the connection was lost", resumable=False),
-                "broke": lambda: job.on_lost(number, "the connection was lost"),
+                "lost": lambda: job.on_lost(number, "the connection was lost", 0, resumable=False),
+                "broke": lambda: job.on_lost(number, "the connection was lost", 0),
                 "bad": lambda: job.on_bad_result(number, "the bytes are others"),
             }[event]()
             if ended:  # what ended can no longer be heard, but for its loss
                 assert actions in ([], [Penalise(self.who[number - 1])])
                 assert not actions or event in ("lost", "broke")
-        if event == "broke" and not any(isinstance(each, ResumeTransfer) for each in actions):
+        if event == "broke" and any(isinstance(each, ResumeTransfer) for each in actions):
+            self.away.add(number)
+        elif event == "broke":
             self.far[number - 1] = "ended"
             self.faults.add(self.who[number - 1])
         self._carry_out(actions)
@@ -575,7 +634,7 @@ class Swarm:
         assert len(alive) <= 2
         assert len(job._attempts) == len(self.far) <= MAX_ATTEMPTS + job.hedges
         assert job.hedges <= MAX_HEDGES
-        if any(self.far[number - 1] in ("started", "received") for number in alive):
+        if any(self.far[each - 1] in ("started", "received") and each not in self.away for each in alive):
             assert len(alive) == 1  # nobody is left to do the same again
         for number, far in enumerate(self.far, 1):
             assert far == "ended" or number in alive or self.cancelled[number] == 1

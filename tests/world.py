@@ -31,7 +31,7 @@ from peer.changed import Changed
 from peer.gossip import Gossip
 from peer.journal import Journal
 from peer.link import BURST, BURST_EVERY_S, Links
-from peer.network import DialFailed, NotConnected, StreamLost
+from peer.network import DialFailed, NobodyListens, NotConnected, StreamLost
 from peer.provider import Provider
 from peer.renderer.abilities import Abilities, Reader
 from peer.renderer.client import RenderCancelled, Rendered, Step
@@ -190,6 +190,7 @@ class Network:
         self.hosts = {}
         self.delays_us = {}  # frozenset of two peers -> one way
         self.tamper = None
+        self._ended = set()
         self._severed = set()
         self._frozen = set()
         self._streams = []  # pairs of ends
@@ -227,6 +228,12 @@ class Network:
             if there in host.peers:
                 host.peers.discard(there)
                 host.on_disconnected(there)
+
+    def end(self, peer_id):
+        """Its process is gone: connections break, and nobody listens at its address."""
+        self._ended.add(peer_id)
+        for other in self.hosts.keys() - {peer_id}:
+            self.cut(peer_id, other)
 
     def lose(self, stream):
         for ends in [ends for ends in self._streams if stream in ends]:
@@ -287,8 +294,8 @@ class FakeHost:
 
     async def dial(self, address, *, timeout_s=10.0):
         there = address.rpartition("/")[2]
-        if there not in self._network.hosts:
-            raise DialFailed(there, "nobody is there")
+        if there not in self._network.hosts or there in self._network._ended:
+            raise NobodyListens(there, "nobody is there")
         if there not in self.peers:
             await self._network.join(self.peer_id, there)
         return there

@@ -1,8 +1,9 @@
 """One picture from "asked" to "checked", over as many attempts as it takes: events and `now` in, actions out.
 
 The shell carries the actions out and says what came of them; it decides nothing.  The simulation runs the same machine.
-Two attempts at most are under way at once: where a START is late, a second one is a hedge for the first.  Whichever starts
-first is the only one from then on, so what the other has done is at most one round trip of work, to the end of a step.
+Two attempts at most are under way at once: where a START is late, or the connection breaks while the picture is coming,
+a second one is a hedge for the first.  Whichever starts first, or comes back, is the only one from then on, so what the
+other has done is at most one round trip of work, to the end of a step.
 """
 
 import enum
@@ -107,7 +108,7 @@ class HedgeAt:
 class PlanHedge:
     """Ask selection for the best without these peers; answer with `on_hedge_plan`."""
 
-    number: int  # of the attempt whose START is late
+    number: int  # of the attempt whose START is late, or that is away
     excluded: frozenset[str]
 
 
@@ -179,6 +180,7 @@ class _Attempt:
     stage: Stage = Stage.OFFERED
     outrun: bool = False  # another started first
     resumes: int = 0
+    away: bool = False  # the connection broke while the picture was coming
     hedge_us: int = 0  # not to be hedged before
 
     def expect_start(self, start_us: int) -> None:
@@ -196,8 +198,9 @@ class Job:
         self.hedges = 0
         self._attempts: list[_Attempt] = []  # number n at n - 1
         self._tried: set[str] = set()  # never again in this job
+        self._lost: set[str] = set()  # of these, who was lost after its start
         self._refused: Counter[str] = Counter()  # by how often it was busy
-        self._asked_again = False  # those that were all busy
+        self._asked_again = False  # those that were busy, or lost like that
         self._redirects = 0
         self._hedging: int | None = None  # the attempt for which PlanHedge was not answered yet
         self._last_sentence = ""
@@ -231,11 +234,15 @@ class Job:
         return [MakeOffer(attempt.peer, attempt.number, attempt.forced), *self._hedge_later()]
 
     def on_no_candidate(self, sentence: str) -> list[Action]:
-        """Selection found nobody.  Peers that were only busy are asked again, and then may not refuse for that."""
+        """Selection found nobody.  Peers that were busy are asked again, and then may not refuse for that.
+
+        So are those that were lost after their start: who can draw, and was silent for a second, is not gone for that.
+        """
         self._expect(State.PLANNING)
-        if self._refused and not self._asked_again:
+        if (self._refused or self._lost) and not self._asked_again:
             self._asked_again, self._redirects = True, MAX_REDIRECTS
             self._refused.clear()
+            self._tried -= self._lost
             return [self._replan()]
         return self._give_up(self._last_sentence or sentence)
 
@@ -267,8 +274,9 @@ class Job:
             return self._hedge_later()
         self.hedges += 1
         hedge = self._attempt(prospect, now_us, forced=False, hedge=True)
+        late = "it has not come back" if waiting.away else "it has not started in time"
         return [
-            Tell("it has not started in time; asking another peer as well", number),
+            Tell(f"{late}; asking another peer as well", number),
             MakeOffer(hedge.peer, hedge.number, hedge.forced, hedge=True),
         ]
 
@@ -297,7 +305,7 @@ class Job:
         if attempt.stage is Stage.ENDED:
             return []
         self._expect_stage(attempt, Stage.ACCEPTED, Stage.STARTED, Stage.RECEIVING)
-        attempt.stage = Stage.RECEIVING
+        attempt.stage, attempt.away = Stage.RECEIVING, False
         return self._outrun_others(attempt)
 
     def on_refused(self, number: int, *, busy: bool, sentence: str) -> list[Action]:
@@ -323,24 +331,34 @@ class Job:
         avoided: list[Action] = [Penalise(attempt.peer)] if fault == "provider" else []
         return [*avoided, *self._again(attempt, f"failed: {sentence}")]
 
-    def on_lost(self, number: int, what: str, *, resumable: bool = True) -> list[Action]:
+    def on_lost(self, number: int, what: str, now_us: int, *, resumable: bool = True) -> list[Action]:
         """The connection broke, or nothing was heard for too long; `what` says which.  It is not known what ran.
 
-        Not `resumable`: it had RESUME_WITHIN_US to come back, and did not.
+        Not `resumable`: it had RESUME_WITHIN_US to come back and did not, or is known to have ended.
+
+        Nobody knows when a path comes back: once that took as long as another peer would take for all of it, that one
+        is asked as well, so that no loss costs more than twice what the best choice would have (ski rental).
         """
         attempt = self._of(number)
         if resumable and attempt.stage is Stage.RECEIVING and attempt.resumes < MAX_RESUMES:
             attempt.resumes += 1
+            if not attempt.away:
+                attempt.away, attempt.rest_us = True, 0
+                attempt.expect_start(now_us)
             return [
                 Tell("the connection broke while the picture was coming; fetching the rest", number),
                 ResumeTransfer(attempt.peer, number, RESUME_WITHIN_US),
+                *self._hedge_later(),
             ]
         if attempt.outrun:  # late is no fault, but gone is gone, whoever came first
             attempt.outrun = False
             return [Penalise(attempt.peer)]
+        started = attempt.stage > Stage.ACCEPTED
         if not self._end(attempt, what):
             return []
         self._tried.add(attempt.peer)
+        if started:
+            self._lost.add(attempt.peer)
         return [Penalise(attempt.peer), *self._again(attempt, what)]
 
     def on_bad_result(self, number: int, sentence: str) -> list[Action]:
@@ -386,9 +404,9 @@ class Job:
         return [attempt for attempt in self._attempts if attempt.stage is not Stage.ENDED]
 
     def _hedgeable(self, attempt: _Attempt) -> bool:
-        """It waits for its START, alone, and one more hedge may be made."""
+        """It is waited for, alone, and one more hedge may be made."""
         return (
-            attempt.stage < Stage.STARTED
+            (attempt.stage < Stage.STARTED or attempt.away)
             and len(self._alive()) == 1
             and self._hedging is None
             and self.hedges < MAX_HEDGES

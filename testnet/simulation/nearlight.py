@@ -660,7 +660,7 @@ class _Errand:
     def _on_lost(self, attempt: Attempt, what: str, resumable: bool) -> None:
         swarm = self.swarm
         if not self._alive(attempt):
-            actions = self.job.on_lost(attempt.number, what)
+            actions = self.job.on_lost(attempt.number, what, swarm.clock.now_us)
             swarm.ledger.losses[what] += bool(actions)
             self._carry_out(actions)
             return
@@ -669,4 +669,4 @@ class _Errand:
         # Its stream closes; what nobody follows is dropped after a while.
         orphan_us = swarm.clock.now_us + self._round_trip_us(attempt) // 2 + ORPHAN_AFTER_US
         swarm.clock.at(orphan_us, swarm.providers[attempt.provider].cancel, attempt)
-        self._carry_out(self.job.on_lost(attempt.number, what, resumable=resumable))
+        self._carry_out(self.job.on_lost(attempt.number, what, swarm.clock.now_us, resumable=resumable))
