@@ -224,7 +224,7 @@ class Conversing:
                 case Refuse():
                     self._on_end(now)  # it is not in the state that follows
                     busy = message.code == "busy"
-                    if message.state is not None and peer != own:
+                    if message.state is not None:
                         directory.on_state(peer, message.state, now)
                         if busy and attempt.offer is not None:
                             max_wait_us = attempt.offer.offer.max_wait_us

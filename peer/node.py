@@ -98,7 +98,7 @@ async def open_node(
     ledger = await trio.to_thread.run_sync(Ledger, config.home / "ledger.sqlite3")
     journal = Journal(config.home / JOURNAL_FILE)
     boot_epoch = next_boot_epoch(config.home)
-    directory = Directory(own_peer)
+    directory = Directory(own_peer, lambda: work.live_state(own_peer))
     demand = Demand(CONNECTIONS, MOST_CONNECTIONS)
     device = _chosen(config.device, devices)
     renderer = Renderer(device)

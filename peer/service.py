@@ -156,7 +156,7 @@ class Service:
         if candidate.speeds:
             steps = [speed.step_us for speed in candidate.speeds.speeds.values()] or steps
         device = advert.devices[0] if advert.devices else None
-        state = self._node.work.live_state(candidate.peer) if candidate.own else candidate.state
+        state = candidate.state
         return {
             "peer": candidate.peer,
             "name": advert.name,

@@ -867,7 +867,7 @@ QUOTE = {
         {"peer": OTHER, "name": EVIL * 3, "rtt_us": 1234, "predicted_us": 1_950_000, "p90_us": 2_150_000,
          "price_millionths": 1_300_000, "cost_millionths": 3_450_000, "spans": {"step": 1_900_000, "offer": 600}},
         {"peer": OWN, "name": "oak", "rtt_us": 0, "predicted_us": 12_300_000, "p90_us": 14_500_000,
-         "price_millionths": 0, "cost_millionths": 14_500_000, "spans": {}},
+         "price_millionths": 0, "cost_millionths": 14_500_000, "spans": {"wait": 10_200_000}},
     ],
     "exclusions": [{"peer": OWN, "name": "elm", "sentence": "It does not render for others."}],
     "sentence": "It was the dearer one.", "rung": None,
@@ -884,7 +884,7 @@ def test_a_dry_run_quotes_and_draws_nothing(peer, door, tmp_path):
     assert body["wishes"]["~value_of_time_millionths"] == 1_000_000_000
     _, out, _ = peer("render", "x", "--dry-run")
     said = " ".join(out.split())
-    rows = ("1.95 s - 2.15 s", "1.3 ", "3.45", "14.5")
+    rows = ("1.95 s - 2.15 s", "1.3 ", "3.45", "14.5", "10.2 s")
     sentences = (
         "would be asked first, and would see the prompt",
         "It was the dearer one.",

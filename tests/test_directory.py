@@ -138,6 +138,16 @@ def test_measurements_and_states_join_the_advert():
     assert (candidate.state, candidate.state_age_us, candidate.connected) == (live(wait_us=7), 300, True)
 
 
+def test_ones_own_device_is_as_busy_as_it_says_whenever_it_is_a_candidate():
+    told = [live(wait_us=7), live(wait_us=5), None]
+    directory = Directory(peer(OWN), lambda: told.pop(0))
+    directory.on_own_advert(signed(OWN))
+    for now_us, wait_us, age_us in (10, 7, 0), (20, 5, 0), (30, 5, 10):
+        candidate = only(directory, now_us)
+        assert (candidate.state.wait_us, candidate.state_age_us) == (wait_us, age_us)
+    assert directory.candidates(40, own=False) == ()  # and it is not asked
+
+
 def test_the_wait_that_ones_own_work_makes_is_not_what_is_usual_there():
     directory = known(signed())
     directory.on_offered(peer(NEAR), b"1", 5, 0)

@@ -6,10 +6,11 @@ import pytest
 import trio
 
 from peer.errors import JOB_FAILED, NOBODY, WRONG_USAGE, UserError
+from peer.work import QUIET_S
 from protocol.policy.credits import PRESETS_MILLIONTHS
 
 from .asker import Asker
-from .world import now_us
+from .world import MODEL, OTHER_MODEL, now_us, statement
 
 CREDIT = 1_000_000
 RATE = 250 * CREDIT
@@ -42,6 +43,31 @@ async def test_a_quote_names_price_time_and_cost_and_asks_nobody(autojump_clock,
     assert near.journal == []
     assert near.renderer.prompts == []
     assert (await asker.only("jobs", "jobs", limit=9))["jobs"] == []
+
+
+async def test_ones_own_device_that_works_for_others_or_loads_ahead_is_quoted_with_its_wait(
+    autojump_clock, monkeypatch, world, ledger
+):
+    alice = await world.add("alice", models=(MODEL, OTHER_MODEL))
+    bob = await world.add("bob", provide=False)
+    asker = Asker(monkeypatch, world, ledger, remote=False)
+
+    async def wait_us():
+        (row,) = (await asker.only("quote", "quote"))["candidates"]
+        return row["spans"]["wait"]
+
+    await bob.ask()
+    assert await wait_us() == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bob.ask, statement(steps=200))
+        await trio.sleep(1)
+        assert 3_000_000 <= await wait_us() < 4_000_000  # 200 steps of 20 ms
+    assert await wait_us() == 0
+    alice.directory.speeds.on_load(alice.id, OTHER_MODEL, 10_000_000)
+    alice.renderer.load_us, alice.residents._ahead = 10_000_000, True
+    alice.residents.on_sought(bob.id, OTHER_MODEL)
+    await trio.sleep(2 * QUIET_S)
+    assert 6_000_000 <= await wait_us() < 10_000_000
 
 
 async def test_of_many_pictures_the_mean_is_quoted(autojump_clock, asker):

@@ -478,7 +478,7 @@ class Peer:
         self.key = hashlib.sha256(name.encode()).digest()
         self.id = peer_id_of(public_key_of(self.key))
         self.host = world.network.host(self.id)
-        self.directory = Directory(self.id)
+        self.directory = Directory(self.id, lambda: self.work.live_state(self.id))
         self.demand = Demand(CONNECTIONS, MOST_CONNECTIONS)
         self.renderer = FakeRenderer()
         self.journal = []  # (event, fields)

@@ -230,13 +230,21 @@ def quote_table(quote: Mapping[str, Any], columns: int) -> "Table":
         (
             who(each.get("name"), each.get("peer")),
             f"{time(each.get('predicted_us'))} - {time(each.get('p90_us'))}",
+            _wait(each),
             shown_price(each.get("price_millionths")),
             shown_price(each.get("cost_millionths")),
             time(each.get("rtt_us")) if columns >= NARROW_COLUMNS else "",
         )
         for each in _maps(quote.get("candidates"))
     ]
-    return table(("peer", "there in (p50 - p90)", "price", "cost", "RTT"), rows, wrapped=("peer",))
+    return table(("peer", "there in (p50 - p90)", "wait", "price", "cost", "RTT"), rows, wrapped=("peer",))
+
+
+def _wait(candidate: Mapping[str, Any]) -> str:
+    """Until it is done with what it has, if it has anything."""
+    spans = candidate.get("spans")
+    wait_us = spans.get("wait") if isinstance(spans, dict) else None
+    return time(wait_us) if wait_us else ""
 
 
 def _print_spans(report: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What this peer knows of the others: adverts in, expiry by `now`, candidates out."""
 
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ..wire.advert import MAX_SYNC_ADVERTS, MAX_SYNC_KNOWN, Advert, SignedAdvert
@@ -58,8 +59,10 @@ class _Peer:
 class Directory:
     """The peers of one swarm, as seen by `own_peer`.  `now_us` is monotonic; `wall_us` is Unix time."""
 
-    def __init__(self, own_peer: str) -> None:
+    def __init__(self, own_peer: str, own_state: Callable[[], LiveState | None] = lambda: None) -> None:
+        """`own_state`: of its own device, at the moment; None: not known."""
         self.own_peer = own_peer
+        self._own_state = own_state
         self.speeds = SpeedBook()
         self.calibration = Calibration()
         self._own: SignedAdvert | None = None
@@ -167,6 +170,8 @@ class Directory:
         self, now_us: int, *, own: bool = True, among: frozenset[str] | None = None
     ) -> tuple[Candidate, ...]:
         """Everyone whose advert is alive, with this peer itself unless `own` is False; capable or not; of those `among`."""
+        if own and (own_state := self._own_state()) is not None:
+            self.on_state(self.own_peer, own_state, now_us)
         found, speeds, multiple = [], self.speeds.of, self.calibration.multiple
         peers = self._peers
         for peer, known in (
