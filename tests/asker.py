@@ -5,6 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import peer.batch
+import peer.drawing
+import peer.order
 import peer.quoting
 import peer.service
 import peer.wanted
@@ -26,7 +28,7 @@ class Asker:
     """
 
     def __init__(self, monkeypatch, world, ledger, **usual):
-        for module in (peer.batch, peer.quoting, peer.service, peer.wanted):
+        for module in (peer.batch, peer.drawing, peer.order, peer.quoting, peer.service, peer.wanted):
             monkeypatch.setattr(module, "now_us", now_us)
         self.world, self.alice, self.usual = world, world.peers["alice"], {**ASKED, **usual}
         self.events, self.at_us, self.when = [], [], {}

@@ -5,8 +5,8 @@ import json
 import pytest
 import trio
 
+from peer.drawing import SAVED_WITHIN_S
 from peer.errors import UserError
-from peer.service import SAVED_WITHIN_S
 from peer.wanted import of_batch
 from protocol.wire.statement import Statement
 
