@@ -390,7 +390,7 @@ def limit_inbound_streams() -> None:
 def admit_inbound() -> None:
     """An inbound connection's place was freed only when the host stopped: deaf after 250 to 300 of them.
 
-    The swarm asks its `inbound_gate` (an InboundGate, set by host.py) instead, which also bounds floods.
+    The swarm asks its `inbound_gate` (an InboundGate, set by transport.py) instead, which also bounds floods.
     """
 
     async def handle_inbound(self: Any, stream: Any, address: Any) -> None:

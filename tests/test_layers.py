@@ -11,7 +11,7 @@ PURE = {
     "json", "math", "operator", "random", "re", "statistics", "struct", "typing", "unicodedata", "msgpack",
     "cryptography", "protocol",
 }  # fmt: skip
-LIBP2P_ROOMS = {"peer/host.py", "peer/hardening.py", "peer/inbound.py"}
+LIBP2P_ROOMS = {f"peer/{name}.py" for name in ("host", "peer_stream", "transport", "hardening", "inbound")}
 LIBP2P = {"libp2p", "multiaddr"}
 TORCH = {"torch", "diffusers", "transformers", "safetensors", "accelerate"}
 

@@ -21,7 +21,7 @@ SETTLED_US = 60_000_000
 GRACE_US = 1_000_000 * MAX_LIFETIME_S  # for so long also at the old depth: nobody who knew us forgets us
 FEW = 4  # of so few peers nobody follows the majority
 
-# gossipsub with the parameters of peer/host.py.  Bytes on the wire with TCP/IP, noise and yamux, as counted by
+# gossipsub with the parameters of peer/transport.py.  Bytes on the wire with TCP/IP, noise and yamux, as counted by
 # testnet/simulation/control.py
 MESH_DEGREE = 5  # the mean where everyone looks for 4 and takes up to 8
 RPC_BYTES = 360  # of an advert's message: author, signature, topic, and the record of its sender

@@ -37,7 +37,7 @@ STREAM_BYTES = 700
 ACK_BYTES = 52  # of a PONG; a PING's rides on the PONG
 # Of one advert, sent and received, where ADVERT_CPU_S was measured: five peers, all connected.
 COPIES_MEASURED = 5.0
-DEGREE, HIGH = 4, 8  # of gossipsub's mesh, as in peer/host.py
+DEGREE, HIGH = 4, 8  # of gossipsub's mesh, as in peer/transport.py
 TRIALS = 20  # adverts that are followed through the mesh of a shard
 DELAY_MS = (1, 150)  # one way
 
