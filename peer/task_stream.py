@@ -53,12 +53,15 @@ class TaskStream:
         LocalProtocolError if it may not be said now; HungUp if the stream is gone.
         """
         async with self._sending:
-            self.conversation.sent(message.KIND, now_us=now_us())
-            try:
-                await self._stream.send_all(pack(to_value(message)))
-                return self._stream.left_us if isinstance(self._stream, Stamped) else now_us()
-            except (trio.BrokenResourceError, trio.ClosedResourceError, StreamLost) as exc:
-                raise HungUp("the connection was lost") from exc
+            return await self._send(message)
+
+    async def _send(self, message: TaskMessage) -> int:
+        self.conversation.sent(message.KIND, now_us=now_us())
+        try:
+            await self._stream.send_all(pack(to_value(message)))
+            return self._stream.left_us if isinstance(self._stream, Stamped) else now_us()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, StreamLost) as exc:
+            raise HungUp("the connection was lost") from exc
 
     async def receive(self) -> TaskMessage:
         """The peer's next message, if the conversation allows it; PeerLost or RemoteProtocolError."""
@@ -90,11 +93,12 @@ class TaskStream:
         raise PeerLost(f"nothing was heard in time while waiting for {deadline.waiting_for}")
 
     async def cancel(self, sent_us: int) -> bool:
-        """Asks the provider to stop, if that still means anything."""
-        if not self.conversation.may_send(Cancel.KIND):
-            return False
-        await self.send(Cancel(sent_us))
-        return True
+        """Asks the provider to stop, if that still means anything when its turn to be sent comes."""
+        async with self._sending:
+            if not self.conversation.may_send(Cancel.KIND):
+                return False
+            await self._send(Cancel(sent_us))
+            return True
 
     async def aclose(self) -> None:
         with trio.CancelScope(deadline=trio.current_time() + CLOSE_WITHIN_S, shield=True):

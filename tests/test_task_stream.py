@@ -31,6 +31,7 @@ from protocol.wire.task import (
     Result,
     SettledMessage,
     Start,
+    to_value,
 )
 
 IDLE = LiveState(wait_us=0, running=0, queued=0, free_memory_mib=None, resident=())
@@ -241,3 +242,26 @@ def test_expect_names_what_was_not_due():
     expect(OFFER, OfferMessage)
     with pytest.raises(RemoteProtocolError, match="cancel was not due"):
         expect(Cancel(0), OfferMessage)
+
+
+async def test_a_cancel_that_waits_behind_another_message_is_not_said_where_all_is_over_by_then(ends):
+    requester, _, far = ends
+    gate, send_all, said = trio.Event(), requester._stream.send_all, []
+
+    async def send_slowly(data):
+        await gate.wait()
+        await send_all(data)
+
+    async def cancel():
+        said.append(await requester.cancel(0))
+
+    requester._stream.send_all = send_slowly
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(requester.send, OFFER)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(cancel)
+        await trio.testing.wait_all_tasks_blocked()
+        await far.send_all(pack(to_value(Refuse("busy", "No room.", None, 0, 0))))
+        await requester.receive()
+        gate.set()
+    assert said == [False]
