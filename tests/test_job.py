@@ -233,6 +233,14 @@ def test_who_starts_before_the_other_is_back_is_the_one():
     assert job.on_start(2) == [CancelAttempt("near", 1)]
 
 
+def test_who_has_the_picture_needs_no_other_even_if_it_never_said_that_it_was_back():
+    job = away()
+    job.on_hedge_due(1, 2 * REST_US)
+    job.on_hedge_plan(prospect("far"), 2 * REST_US)
+    assert job.on_checked(1) == [CancelAttempt("far", 2), Finish()]
+    assert job.under_way == ()
+
+
 def test_a_path_that_breaks_again_has_been_away_since_it_broke_first():
     job = away()
     assert job.on_lost(1, "the connection was lost", GRACE_US)[-1] == HedgeAt(1, GRACE_US)

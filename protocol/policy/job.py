@@ -376,7 +376,7 @@ class Job:
         self._expect_stage(attempt, Stage.RECEIVING)
         attempt.stage = Stage.ENDED
         self.state = State.DONE
-        return [Finish()]
+        return [*self._outrun_others(attempt), Finish()]
 
     def cancel(self) -> list[Action]:
         """The person no longer wants it."""
