@@ -288,8 +288,11 @@ class _Run:
         if hedge:
             late = next(each for each in self.job.under_way if each != number)
             after = self._attempts[late - 1]
-            late_us = self.job.late_us(late, now)
-            why = f"{self._name_of(late)} had not started {duration(late_us)} after it was to"
+            name, late_by = self._name_of(late), duration(self.job.late_us(late, now))
+            if self.job.is_away(late):
+                why = f"{name} had not come back {late_by} after its connection broke"
+            else:
+                why = f"{name} had not started {late_by} after it was to"
         identity = secrets.token_bytes(ATTEMPT_BYTES)
         leg = Leg(identity, began_us, after.leg if after else None, spanned_us=planned_us)
         leg.add("plan", began_us, planned_us, observer=self._means.peer)

@@ -1,6 +1,7 @@
 """Whole conversations between real peers in memory, in virtual time."""
 
 import hashlib
+import re
 import struct
 import zlib
 from dataclasses import replace
@@ -334,6 +335,7 @@ async def test_a_provider_that_leaves_during_its_transfer_is_waited_for_as_long_
     waited_us = other.leg.began_us - left.leg.spanned_us
     assert waited_us == pytest.approx(other.plan.ranked[0].predicted_us, abs=5 * DELAY_US)
     assert any("it has not come back" in said for said in asked.told)
+    assert re.fullmatch(r"near had not come back \S+ m?s after its connection broke", other.why)
     assert well_accounted(drawn)
 
 

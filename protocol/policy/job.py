@@ -223,6 +223,10 @@ class Job:
         """By how much its START is later than it was promised, or predicted where nothing was."""
         return max(0, now_us - self._of(number).start_us)
 
+    def is_away(self, number: int) -> bool:
+        """Its connection broke while the picture was coming, so that `late_us` counts from then."""
+        return self._of(number).away
+
     def start(self) -> list[Action]:
         return [self._replan()]
 
