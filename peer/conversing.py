@@ -221,6 +221,9 @@ class Conversing:
                         tell(job.on_accepted(number, now + attempt.promised_us))
                     if not self._dismissed:
                         self._errand.on_accepted(attempt)
+                case Refuse() if resumed:
+                    self._broke(PeerLost("it no longer has the picture"), resumable=False)
+                    return
                 case Refuse():
                     self._on_end(now)  # it is not in the state that follows
                     busy = message.code == "busy"
@@ -233,10 +236,7 @@ class Conversing:
                     attempt.leg.spanned_us = now
                     self._note("refused", message.sentence)
                     attempt.final = message.code != "busy"
-                    if resumed:
-                        tell(job.on_bad_result(number, "it no longer has the picture"))
-                    else:
-                        tell(job.on_refused(number, busy=busy, sentence=message.sentence))
+                    tell(job.on_refused(number, busy=busy, sentence=message.sentence))
                     return
                 case Loading():
                     pass

@@ -339,6 +339,19 @@ async def test_a_provider_that_leaves_during_its_transfer_is_waited_for_as_long_
     assert well_accounted(drawn)
 
 
+async def test_a_provider_that_no_longer_has_its_picture_is_lost_and_draws_it_anew_where_nobody_else_can(
+    autojump_clock, world, alice, near
+):
+    cut_midway(world, alice, near)
+    near.work.task = lambda attempt: None  # as after a restart
+    asked = Asked()
+    drawn = await alice.ask(statement(**LARGE), asked=asked)
+    assert [(each.outcome, each.final) for each in drawn.attempts] == [("lost", False), ("done", False)]
+    assert providers(drawn, near, near)
+    assert "near: it no longer has the picture; asking another peer" in asked.told
+    assert well_accounted(drawn)
+
+
 async def test_a_provider_that_ended_during_its_transfer_is_not_waited_for(
     autojump_clock, world, alice, near, far, known_alike
 ):
