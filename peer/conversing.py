@@ -247,6 +247,10 @@ class Conversing:
                     if not resumed:
                         tell(job.on_start(number))
                 case Progress():
+                    if message.step > self._errand.statement.steps:
+                        raise RemoteProtocolError(
+                            f"it did {message.step} steps of {self._errand.statement.steps}"
+                        )
                     attempt.steps, attempt.stepped_us = message.step, now
                     if not self._dismissed:
                         self._errand.on_progress(attempt, message)

@@ -35,6 +35,7 @@ from protocol.wire.task import (
     Ack,
     Chunk,
     OfferMessage,
+    Progress,
     ReceiptMessage,
     Refuse,
     Result,
@@ -398,6 +399,7 @@ LIES = {
     "other bytes": (Chunk, lambda it: replace(it, data=flipped(it.data)), "announced hash"),
     "a gap": (Chunk, lambda it: replace(it, offset=it.offset + 1), "is next"),
     "more bytes": (Chunk, lambda it: replace(it, data=it.data + b"more"), "left"),
+    "more steps than asked": (Progress, lambda it: replace(it, step=1000), "1000 steps of 4"),
     "another size": (Result, lambda it: replace(it, width=it.width * 2), "size or format"),
     "a huge file": (Result, lambda it: replace(it, file_bytes=200 << 20), "too large"),
     "a wrong signature": (
