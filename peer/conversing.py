@@ -290,7 +290,10 @@ class Conversing:
         if not resumed:
             self._note("accepted")
             attempt.step_us, attempt.accepted_us = message.step_us, now
-            attempt.promised_us = attempt.choice.start_within_us(message.wait_us, message.load_us)
+            most_us = attempt.offer.offer.max_wait_us if attempt.offer is not None else None
+            # Who accepts what it should have refused is late all the same.
+            wait_us = message.wait_us if most_us is None else min(message.wait_us, most_us)
+            attempt.promised_us = attempt.choice.start_within_us(wait_us, message.load_us)
             attempt.leg.add_heard("offer", self._left_us, heard_us, now, observer=own)
             attempt.leg.spanned_us = now
 

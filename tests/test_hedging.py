@@ -1,14 +1,17 @@
 """A provider that is late to start, and the one that is asked beside it: real peers in memory, in virtual time."""
 
+from dataclasses import replace
+
 import pytest
 import trio
 
 from peer.asking import JobFailed
 from peer.conversing import CANCEL_WITHIN_S, DISMISSED_S
 from protocol.policy.job import HEDGE_RTT_PERCENT, HEDGE_SLACK_US
+from protocol.policy.prediction import LEAST_LOAD_PROMISE_US
 from protocol.wire.conversation import MIN_QUIET_US, START_SLACK_US
 from protocol.wire.receipt import Settled, SignedReceipt
-from protocol.wire.task import Cancel, OfferMessage, Progress, Start
+from protocol.wire.task import Accept, Cancel, OfferMessage, Progress, Start
 
 from .world import (
     DELAY_US,
@@ -376,6 +379,28 @@ async def test_a_hedge_whose_stream_is_still_being_opened_is_dropped_without_a_w
     await all_is_over(alice, near, far)
     assert said.times_us(OfferMessage, target=far.id) == []
     assert far.receipts == {}
+
+
+@pytest.mark.parametrize("promised", ["wait_us", "load_us"])
+async def test_who_promises_to_start_far_later_than_was_asked_for_is_hedged_as_if_it_had_not(
+    autojump_clock, world, alice, near, far, promised
+):
+    start_after(near, LATE_US)
+    if promised == "load_us":
+        near.renderer.resident = ()
+        near.renderer.load_us = 2 * LEAST_LOAD_PROMISE_US
+        await trio.sleep(20)  # until that is known
+        far.renderer.resident = ()
+
+    def promises(source, _, message):
+        late = source == near.id and isinstance(message, Accept)
+        return replace(message, **{promised: 10**15}) if late else message
+
+    world.network.tamper = promises
+    drawn = await alice.ask()
+    assert outcomes(drawn) == ["outrun", "done"]
+    assert drawn.timeline.wall_us < 2 * LEAST_LOAD_PROMISE_US
+    assert drawn.provider == far.id
 
 
 async def test_where_there_is_nobody_else_a_late_start_is_waited_for(autojump_clock, alice, near):

@@ -22,6 +22,7 @@ from .prediction import (
     Prediction,
     claimed_us,
     predict,
+    promised_load_us,
     prompt_bytes,
 )
 from .timeline import duration
@@ -59,9 +60,10 @@ class Choice(NamedTuple):
     def start_within_us(self, wait_us: int, load_us: int) -> int:
         """Until START, from an ACCEPT that promises such a wait and such a load.
 
-        A load of a model that it said was loaded is no excuse for being late: others may have it in memory.
+        A load of a model that it said was loaded is no excuse for being late: others may have it in memory; nor is one
+        that takes longer than anyone promises who expects what is predicted here.
         """
-        return wait_us + (load_us if dict(self.spans)["load_weights"] else 0)
+        return wait_us + min(load_us, promised_load_us(dict(self.spans)["load_weights"]))
 
 
 @dataclass(frozen=True)
