@@ -18,7 +18,7 @@ import trio
 from peer.cli import main
 from peer.cli.arguments import parse_guidance, parse_size, spread
 from peer.cli.doctor import check_clock, check_disk, check_home, check_key, check_status
-from peer.cli.files import destination, write_whole
+from peer.cli.files import Destination, destination, write_whole
 from peer.cli.live import Live, total_range_us
 from peer.cli.preview import half_blocks, shrink
 from peer.cli.show import console, jobs_table, quote_table, swarm_table, timeline_rows, who
@@ -209,7 +209,7 @@ def test_what_was_drawn_is_kept_when_the_rest_fails(peer, door, tmp_path):
     code, out, err = peer("render", "x", "--count", "2", "-o", "x.png")
     assert code == 1
     assert (tmp_path / "x-1.png").exists()
-    assert err.splitlines()[-1] == "1 of 2 pictures could not be drawn. The last one: Nobody is left."
+    assert err.splitlines()[-1] == "1 of 2 pictures is missing. The last one: Nobody is left."
     assert str(tmp_path / "x-1.png") in out
 
 
@@ -287,6 +287,24 @@ def test_a_full_disk_is_a_sentence(peer, door, monkeypatch):
     assert code == 1
     assert err.startswith("The picture was drawn but cannot be saved in ")
     assert err.endswith(": No space left on device.\n")
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_batch_leaves_pictures_missing(peer, door, monkeypatch):
+    door.events, save = [JOB, picture(0, 7), picture(1, 8), FINISHED], Destination.save
+
+    def save_one(into, data, number, **more):
+        if number > 1:
+            raise OSError(28, "No space left on device")
+        return save(into, data, number, **more)
+
+    monkeypatch.setattr(Destination, "save", save_one)
+    code, out, err = peer("render", "x", "--count", "2", "-o", "x.png")
+    assert code == 1
+    assert "1 picture in" in " ".join(out.split())
+    said = err.splitlines()[-1]
+    assert said.startswith(
+        "1 of 2 pictures is missing. The last one: The picture was drawn but cannot be saved"
+    )
 
 
 @pytest.mark.parametrize(
@@ -384,6 +402,17 @@ def test_ctrl_c_keeps_what_was_drawn_and_says_so(peer, door, tmp_path):
     assert code == 130
     assert err.splitlines()[-1] == f"Cancelled. 1 picture is saved in {tmp_path}."
     assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_ctrl_c_with_json_tells_of_what_was_drawn_and_then_of_the_end(peer, door, tmp_path):
+    door.events, door.error = [JOB, picture(1, 8), picture(0, 7)], KeyboardInterrupt()
+    code, out, _ = peer("render", "x", "--count", "3", "-o", "x.png", "--json")
+    saved, ended = map(json.loads, out.splitlines())
+    assert [each["image"] for each in saved["pictures"]] == [str(tmp_path / f"x-{n}.png") for n in (2, 1)]
+    assert (code, ended) == (
+        130,
+        {"error": f"Cancelled. 2 pictures are saved in {tmp_path}.", "exit_code": 130},
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -41,6 +41,7 @@ def render(
         except UserError as exc:
             if not run.summaries:
                 raise
+            run.print_object()
             kept = "1 picture is" if len(run.summaries) == 1 else f"{len(run.summaries)} pictures are"
             raise UserError(f"{exc.sentence} {kept} saved in {into.folder}.", exc.exit_code) from exc
     run.finish()
@@ -87,12 +88,7 @@ class _Run:
     def finish(self) -> None:
         """The last words, when all events are there."""
         if self.summaries and self._as_json:
-            first = self.summaries[0]
-            print_json(
-                first
-                if self._into.count == 1
-                else {**first, "pictures": self.summaries, "batch": self._batch}
-            )
+            self.print_object()
         elif self.summaries and self._into.count == 1:
             _print_picture(self.summaries[0])
         elif self.summaries:
@@ -101,8 +97,19 @@ class _Run:
             why = self._failures[-1] if self._failures else "The job ended without a picture."
             if self._into.count > 1:
                 lost = self._into.count - len(self.summaries)
-                why = f"{lost} of {self._into.count} pictures could not be drawn. The last one: {why}"
+                are = "is" if lost == 1 else "are"
+                why = f"{lost} of {self._into.count} pictures {are} missing. The last one: {why}"
             raise UserError(why, JOB_FAILED)
+
+    def print_object(self) -> None:
+        """With --json: of the pictures that are on disk; there is one."""
+        if self._as_json:
+            first = self.summaries[0]
+            print_json(
+                first
+                if self._into.count == 1
+                else {**first, "pictures": self.summaries, "batch": self._batch}
+            )
 
     def _save(self, event: dict[str, Any]) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(event["summary"])
@@ -186,7 +193,7 @@ def _provider(summary: dict[str, Any]) -> str:
 def _print_batch(saved: int, batch: dict[str, Any]) -> None:
     drew = [f"{each['pictures']} by {who(each['name'], each['peer'])}" for each in batch.get("drew") or ()]
     shares = f": {', '.join(drew)}" if drew else ""
-    say(f"{saved} pictures in {shown_time(batch.get('wall_us'))}{shares}.")
+    say(f"{saved} picture{'' if saved == 1 else 's'} in {shown_time(batch.get('wall_us'))}{shares}.")
     say("Each is the same drawn alone with its seed: --seed.")
 
 
