@@ -37,6 +37,7 @@ def summary(node: Node, job: str, order: Order, picture: Picture) -> dict[str, A
         "peers_known": node.directory.statistics()["peers"],
         "checked": list(picture.checked),
         "asked_us": picture.timeline.asked_us,
+        "before_us": _before_us(picture, order),
         **_course(node, order, picture.timeline, picture.attempts),
         "candidates": candidates(picture.plan, node),
         "price_millionths": _price_millionths(picture),
@@ -169,6 +170,7 @@ def _aftermath(picture: Picture, order: Order, node: Node) -> list[str]:
         picture.plan.wishes.value_of_time_millionths,
         valued=order.wished.priced,
         wanted_us=order.wished.wanted_us,
+        before_us=_before_us(picture, order),
     )
     asked = {attempt.choice.peer for attempt in picture.attempts}
     others = [choice for choice in picture.plan.ranked if choice.peer not in asked]
@@ -181,6 +183,11 @@ def _price_millionths(picture: Picture) -> int:
     """What its receipt says."""
     receipt = _drew(picture).receipt
     return receipt.receipt.price_millionths if receipt else 0
+
+
+def _before_us(picture: Picture, order: Order) -> int:
+    """Since the person asked, until its turn came: of a batch, not all are begun with at once."""
+    return picture.timeline.asked_us - order.asked.at_us
 
 
 def _drew(picture: Picture) -> Attempt:

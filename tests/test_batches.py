@@ -95,6 +95,8 @@ async def test_pictures_are_told_as_they_land_and_when_all_will_be_there(autojum
     assert first["done"] == 0
     assert first["left_us"] == pytest.approx(ended_us - began_us, rel=0.1)
     landed = [at for at, (kind, _) in zip(asker.at_us, asker.events, strict=True) if kind == "picture"]
+    for at_us, said in zip(landed, summaries(asker), strict=True):
+        assert said["before_us"] + said["wall_us"] == at_us - began_us
     assert landed[0] - began_us < 2 * pace_us(asker.world.peers["fast"])
     order = [body["picture"] for body in asker.told("picture")]
     assert sorted(order) == list(range(32)) != order

@@ -870,6 +870,13 @@ def test_a_price_and_what_the_time_cost_are_said_and_that_no_credits_are_moved(p
     assert json.loads(peer("render", "j", "--json")[1])["price_millionths"] == 0
 
 
+def test_a_picture_of_a_batch_is_late_by_when_it_was_asked_for_and_not_by_when_its_turn_came(peer, door):
+    late = priced(price_millionths=0, wished={"deadline_us": 60_000_000}, before_us=90_000_000)
+    door.events = [JOB, late, FINISHED]
+    said = " ".join(peer("render", "x", "--count", "2", "--deadline", "60s")[1].split())
+    assert "later than within 60.0 s, as was wanted." in said
+
+
 def test_the_rung_that_was_taken_is_said_and_whether_it_was_in_time(peer, door):
     rung = {"name": "half", "given_up": "6 steps instead of 12", "within_us": 300_000,
             "sentence": "Within 300 ms: half of the steps, that is 6 steps instead of 12."}  # fmt: skip

@@ -180,6 +180,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
             summary.get("value_of_time_millionths") or 0,
             valued="value_of_time_millionths" in wished,
             wanted_us=wished.get("deadline_us") or wished.get("within_us"),
+            before_us=summary.get("before_us") or 0,
         )
     return notes
 

@@ -66,11 +66,20 @@ def why_cost(price: int, other_price: int, us: int, other_us: int, value_of_time
 
 
 def reckoning(
-    price: int, us: int, value_of_time_millionths: int, *, valued: bool, wanted_us: int | None
+    price: int,
+    us: int,
+    value_of_time_millionths: int,
+    *,
+    valued: bool,
+    wanted_us: int | None,
+    before_us: int = 0,
 ) -> list[str]:
-    """Of a picture that took `us`: what it cost, where it has a price or somebody `valued` time; and how late it is."""
+    """Of a picture that took `us`: what it cost, where it has a price or somebody `valued` time; and how late it is.
+
+    `before_us`: since it was asked for, until its turn came.
+    """
     said = [account(price, us, value_of_time_millionths)] if price or valued else []
-    late = None if wanted_us is None else lateness(us, wanted_us)
+    late = None if wanted_us is None else lateness(before_us + us, wanted_us)
     return [*said, late] if late else said
 
 
