@@ -54,6 +54,7 @@ class BatchRun:
         self._scopes: dict[int, trio.CancelScope] = {}  # by attempt, while it is under way
         self._refusals: dict[str, str] = {}  # what peers said last that did not draw
         self._failed: JobFailed | None = None  # the last
+        self._nobody = ""  # why nobody can be asked now, where that is so
         self._changed = Changed()
 
     async def run(self) -> None:
@@ -90,7 +91,7 @@ class BatchRun:
     def _decide(self) -> list[Action]:
         at_us, wanted = now_us(), self._wanted
         now: tuple[Outlook, ...] = ()
-        nobody = ""
+        self._nobody = ""
         try:
             plan = self._shortlists.plan(
                 self._node.directory,
@@ -102,11 +103,11 @@ class BatchRun:
                 wishes=wanted.asked.wishes,
             )
         except NoCandidate as exc:
-            nobody = str(exc)
+            self._nobody = str(exc)
         else:
             self.plan = self.plan or plan
             now = outlooks(plan)
-        actions = self._batch.decide(now, at_us, nobody=nobody)
+        actions = self._batch.decide(now, at_us, nobody=self._nobody)
         self._told.expected(max(0, self._batch.there_us - at_us))
         return actions
 
@@ -118,7 +119,7 @@ class BatchRun:
             case Withdraw(number):
                 self._scopes[number].cancel()
             case Miss(picture, sentence):
-                refused = self._failed is not None and self._failed.nobody
+                refused = self._failed is not None and self._failed.nobody and sentence != self._nobody
                 words = all_refused(self._refusals.items()) if refused and self._refusals else sentence
                 self._told.missed(picture, self._failure(words))
 

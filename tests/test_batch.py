@@ -379,6 +379,13 @@ def test_where_nobody_is_there_it_is_said_why():
     assert set(Swarm({}, 3).run().missed.values()) == {"Nobody is there."}
 
 
+def test_where_nobody_is_left_that_is_said_rather_than_what_somebody_said_before():
+    batch = Batch(1)
+    batch.decide([Peer(10_000).outlook("a", 0)], 0)
+    batch.on_ended(1, Ended.BUSY, "a did not.", 0)
+    assert batch.decide([], 1, nobody="Nobody is in time.") == [Miss(0, "Nobody is in time.")]
+
+
 def test_a_dear_peer_is_asked_where_time_is_worth_its_price():
     def told(extra_us):
         cheap = Peer(100_000).outlook("cheap", 0)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from peer.errors import JOB_FAILED, NOBODY, UserError
 from peer.renderer.client import RenderFailed
+from protocol.policy.queue import Refused
 
 from .asker import Asker
 from .test_batch import ideal_us
@@ -157,6 +158,23 @@ async def test_where_all_refuse_the_batch_ends_at_once_and_says_why(autojump_clo
     assert now_us() - began_us < 1_000_000
     assert sorted(body["picture"] for body in asker.told("failed")) == [0, 1, 2]
     assert (await asker.why())["state"] == "failed"
+
+
+async def test_where_nobody_is_left_after_somebody_refused_that_is_said(autojump_clock, asker):
+    only = await asker.world.add("only")
+    only.work.offer = lambda *_: Refused("busy", "It is full.")
+    alice = asker.alice
+
+    def leaves(_):
+        asker.world.nursery.start_soon(leave)
+
+    async def leave():
+        await trio.sleep(0.1)  # it has refused by then
+        alice.directory._forget_advert(only.id)
+
+    asker.when["attempt"] = leaves
+    with pytest.raises(UserError, match="No other peer is known"):
+        await asker.ask(count=2)
 
 
 async def test_where_some_pictures_fail_the_others_stay(autojump_clock, asker):

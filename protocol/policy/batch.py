@@ -253,6 +253,7 @@ class Batch:
         """`now`: who could be asked for one more at `now_us`, from a plan made for that; `nobody`: why it is empty."""
         for peer in self._peers.values():
             peer.able = False
+        now = tuple(now)
         for outlook in now:
             known = self._peers.setdefault(outlook.peer, _Peer(outlook))
             known.outlook, known.able = outlook, True
@@ -263,7 +264,8 @@ class Batch:
         if not self._waiting:
             actions += self._reissue(now_us)
         elif not self._attempts and not any(peer.hopeful for peer in self._peers.values()):
-            self._last_sentence = self._last_sentence or nobody
+            if not now:
+                self._last_sentence = nobody or self._last_sentence
             actions += [self._miss(picture) for picture in self._waiting]
             self._waiting.clear()
         return actions
