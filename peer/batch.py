@@ -37,7 +37,9 @@ class Told:
 
     events_of: Callable[[int, Asked], Events]  # of picture number ..., which was asked for then
     missed: Callable[[int, JobFailed], None]
-    expected: Callable[[int], None]  # all are expected to be there so long from now (us)
+    expected: Callable[
+        [int | None], None
+    ]  # all are expected to be there so long from now (us); None: not known
 
 
 class BatchRun:
@@ -108,7 +110,8 @@ class BatchRun:
             self.plan = self.plan or plan
             now = outlooks(plan)
         actions = self._batch.decide(now, at_us, nobody=self._nobody)
-        self._told.expected(max(0, self._batch.there_us - at_us))
+        there_us = self._batch.there_us
+        self._told.expected(None if there_us is None else max(0, there_us - at_us))
         return actions
 
     def _carry_out(self, action: Action, nursery: trio.Nursery) -> None:

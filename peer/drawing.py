@@ -158,7 +158,7 @@ class Drawing:
         self._emit("failed", {"picture": index, "sentence": failure.sentence})
         self._failed.append(failure)
 
-    def _expected(self, left_us: int) -> None:
+    def _expected(self, left_us: int | None) -> None:
         done, failed = len(self._pictures), len(self._failed)
         self._emit("batch", {"done": done, "failed": failed, "left_us": left_us})
 

@@ -386,6 +386,15 @@ def test_where_nobody_is_left_that_is_said_rather_than_what_somebody_said_before
     assert batch.decide([], 1, nobody="Nobody is in time.") == [Miss(0, "Nobody is in time.")]
 
 
+def test_while_pictures_wait_and_everybody_rests_it_is_not_known_when_all_will_be_there():
+    batch, peer = Batch(1), Peer(10_000).outlook("a", 0)
+    batch.decide([peer], 0)
+    assert batch.there_us == 10_000 * STEPS
+    batch.on_ended(1, Ended.BUSY, "a did not.", 0)
+    assert batch.decide([peer], 1) == []
+    assert batch.there_us is None
+
+
 def test_a_dear_peer_is_asked_where_time_is_worth_its_price():
     def told(extra_us):
         cheap = Peer(100_000).outlook("cheap", 0)

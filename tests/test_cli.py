@@ -694,6 +694,14 @@ def test_progress_of_a_batch_is_told_of_all_of_it(monkeypatch):
         assert " s left" in said
 
 
+def test_a_batch_of_which_nobody_knows_how_long_it_takes_says_nothing_of_it():
+    live = Live(2)
+    live.on_batch(1_000_000)
+    assert "s left" in live.line()
+    live.on_batch(None)
+    assert "left" not in live.line()
+
+
 def test_nothing_moves_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr("sys.stderr", plain_file := io.StringIO())
     with Live(1) as live:

@@ -100,8 +100,8 @@ class Live:
         self._predicted_us.pop(picture, None)
         self._preview = None
 
-    def on_batch(self, left_us: int) -> None:
-        self._left_until_s = time.monotonic() + left_us / 1e6
+    def on_batch(self, left_us: int | None) -> None:
+        self._left_until_s = None if left_us is None else time.monotonic() + left_us / 1e6
 
     def say(self, words: str) -> None:
         """A line that stays."""

@@ -94,6 +94,7 @@ def split(of: Sequence[Outlook], count: int) -> Split:
     batch = Batch(count)
     batch.decide(of, 0)
     drawn = Counter(attempt.peer for attempt in batch.under_way())
+    assert batch.there_us is not None  # nobody rests yet
     return Split(dict(drawn + batch.planned), batch.there_us)
 
 
@@ -229,7 +230,8 @@ class Batch:
         self.count = count
         self.copies = 0
         self.planned: Counter[str] = Counter()  # how many of those that wait each peer would draw
-        self.there_us = 0  # when all are expected to be there, by the last decision
+        # When all are expected to be there, by the last decision; None: some wait, and everybody rests.
+        self.there_us: int | None = 0
         self.drew: Counter[str] = Counter()
         self._waiting = list(range(count))  # a heap
         self._done: set[int] = set()
@@ -334,7 +336,7 @@ class Batch:
         gives: list[Action] = []
         self.planned.clear()
         there = [self._there_us(peer, now_us) for peer in self._peers.values() if peer.attempts]
-        self.there_us = max(there, default=now_us)
+        there_us = max(there, default=now_us)
         usable = [peer for peer in self._peers.values() if peer.usable(now_us)]
         soonest = [
             (peer.one_more_us(now_us) + peer.outlook.extra_us, index) for index, peer in enumerate(usable)
@@ -345,12 +347,13 @@ class Batch:
             us, index = soonest[0]
             peer = usable[index]
             heapq.heapreplace(soonest, (us + peer.gap_us, index))
-            self.there_us = max(self.there_us, us - peer.outlook.extra_us)
+            there_us = max(there_us, us - peer.outlook.extra_us)
             if rooms[index] > 0 and len(self._attempts) < MAX_UNDER_WAY:
                 rooms[index] -= 1
                 gives.append(self._give(heapq.heappop(self._waiting), peer, now_us))
             else:
                 self.planned[peer.outlook.peer] += 1
+        self.there_us = there_us if usable or not self._waiting else None
         return gives
 
     def _reissue(self, now_us: int) -> list[Action]:
