@@ -16,6 +16,7 @@ from protocol.wire.statement import Statement
 from protocol.wire.task import Progress, Result
 from protocol.wire.transfer import Receiver
 
+from .changed import Changed
 from .link import Session
 from .reach import Line, Reach
 
@@ -102,6 +103,19 @@ class Events:
     drawn: Callable[[Picture], None]  # before anything else is done about it
 
 
+class Need:
+    """Whether a picture is still wanted, by the word of whoever asked for it."""
+
+    def __init__(self) -> None:
+        self.withdrawn = False
+        self.changed = Changed()
+
+    def withdraw(self) -> None:
+        """`render` raises JobFailed at once; what its providers still say is heard after that."""
+        self.withdrawn = True
+        self.changed.notify()
+
+
 @dataclass(frozen=True)
 class Asked:
     """When the person asked, and spans (name, start_us, us) of what was done about it before `render` was called.
@@ -114,6 +128,7 @@ class Asked:
     spans: tuple[tuple[str, int, int], ...] = ()
     wishes: Wishes = USUAL
     only: str | None = None
+    need: Need = field(default_factory=Need)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from protocol.policy.timeline import Timeline, duration
 from protocol.wire.statement import Statement
 from protocol.wire.task import Progress
 
-from .asking import Asked, Events, JobFailed, Picture, Tried
+from .asking import Asked, Events, JobFailed, Need, Picture, Tried
 from .changed import Changed
 from .clock import now_us
 from .node import Node
@@ -53,7 +53,7 @@ class BatchRun:
         self._told = told
         self._batch = Batch(len(wanted.statements))
         self._shortlists = Shortlists()
-        self._scopes: dict[int, trio.CancelScope] = {}  # by attempt, while it is under way
+        self._needs: dict[int, Need] = {}  # by attempt, while it is under way
         self._refusals: dict[str, str] = {}  # what peers said last that did not draw
         self._failed: JobFailed | None = None  # the last
         self._nobody = ""  # why nobody can be asked now, where that is so
@@ -87,7 +87,8 @@ class BatchRun:
         shares = ", ".join(f"{each['pictures']} by {each['name']}" for each in account["drew"])
         said = [f"{of} of {self._batch.count} pictures in {duration(account['wall_us'])}: {shares}."]
         if account["copies"]:
-            said.append(f"{account['copies']} that were late were drawn by a second peer as well.")
+            was = "was" if account["copies"] == 1 else "were"
+            said.append(f"{account['copies']} that {was} late {was} drawn by a second peer as well.")
         return said
 
     def _decide(self) -> list[Action]:
@@ -117,10 +118,10 @@ class BatchRun:
     def _carry_out(self, action: Action, nursery: trio.Nursery) -> None:
         match action:
             case Give():
-                self._scopes[action.number] = trio.CancelScope()
+                self._needs[action.number] = Need()
                 nursery.start_soon(self._ask, action)
             case Withdraw(number):
-                self._scopes[number].cancel()
+                self._needs[number].withdraw()
             case Miss(picture, sentence):
                 refused = self._failed is not None and self._failed.nobody and sentence != self._nobody
                 words = all_refused(self._refusals.items()) if refused and self._refusals else sentence
@@ -136,7 +137,8 @@ class BatchRun:
 
     async def _ask(self, give: Give) -> None:
         wanted, number = self._wanted, give.number
-        asked = replace(wanted.asked, only=give.peer)
+        need = self._needs[number]
+        asked = replace(wanted.asked, only=give.peer, need=need)
         if number > 1:
             asked = replace(asked, at_us=now_us(), spans=())  # what came before it is told of the first
         events = self._told.events_of(give.picture, asked)
@@ -152,23 +154,23 @@ class BatchRun:
             self.landed_us = now_us()
             events.drawn(picture)
             for each in withdraws:
-                self._scopes[each.number].cancel()
+                self._needs[each.number].withdraw()
             self._changed.notify()
 
         watched = replace(events, progressed=progressed, drawn=drawn)
         try:
-            with self._scopes[number]:
-                await self._node.requester.render(
-                    wanted.statements[give.picture],
-                    wanted.job,
-                    remote=wanted.remote,
-                    events=watched,
-                    asked=asked,
-                )
+            await self._node.requester.render(
+                wanted.statements[give.picture],
+                wanted.job,
+                remote=wanted.remote,
+                events=watched,
+                asked=asked,
+            )
         except JobFailed as exc:
-            self._on_failed(give, exc)
+            if not need.withdrawn:
+                self._on_failed(give, exc)
         finally:
-            del self._scopes[number]
+            del self._needs[number]
 
     def _on_failed(self, give: Give, failed: JobFailed) -> None:
         self._failed = failed

@@ -37,7 +37,6 @@ from protocol.wire.statement import Statement
 from protocol.wire.task import Progress
 
 from .asking import Asked, Attempt, Events, JobFailed, Means, Picture, Tried
-from .changed import Changed
 from .check import CHECKED
 from .clock import now_us
 from .conversing import Conversing
@@ -139,7 +138,8 @@ class _Run:
         self._first_planned_us = 0
         self._plan: tuple[Plan, int, int] | None = None  # the latest, from when until when it was made
         self._hedges_us: dict[int, int] = {}  # when to look whether an attempt needs one
-        self._changed = Changed()
+        self._need = asked.need
+        self._changed = asked.need.changed
         self._drawn: Picture | None = None
         self._came: Picture | JobFailed | None = None
         handed_us = asked.at_us
@@ -160,7 +160,11 @@ class _Run:
                 await self._look()
                 self.carry_out(self.job.start())
                 while self._came is None:
-                    await self._wait_hedge_due()
+                    if self._need.withdrawn:
+                        self.on_leaving()
+                        self._came = self._failed("It is no longer wanted.")
+                    else:
+                        await self._wait_hedge_due()
             finally:
                 self.on_leaving()
             task_status.started(self._came)
@@ -326,6 +330,8 @@ class _Run:
         self._events.progressed(attempt.number, progress)
 
     def on_drawn(self, attempt: Attempt, file: bytes, done_us: int) -> None:
+        if self._came is not None:
+            return  # it was withdrawn while it was checked
         plan = self._first_plan
         assert plan is not None
         self._finish(attempt, done_us)

@@ -132,11 +132,37 @@ async def test_a_straggler_is_drawn_by_another_as_well_and_the_first_is_taken(au
     assert sorted(body["picture"] for body in asker.told("picture")) == list(range(14))
     (finished,) = asker.told("finished")
     assert finished["batch"]["copies"] == 1
-    assert len(slow.renderer.cancelled) == 1
     assert finished["batch"]["wall_us"] < 14 * pace_us(fast)
     said = (await asker.why())["sentences"]
     assert said[0].startswith("14 of 14 pictures in ")
-    assert said[1] == "1 that were late were drawn by a second peer as well."
+    assert said[1] == "1 that was late was drawn by a second peer as well."
+    await trio.sleep(1)
+    assert len(slow.renderer.cancelled) == 1
+
+
+async def test_a_batch_does_not_wait_for_the_last_word_of_a_straggler_and_settles_it_when_that_comes(
+    autojump_clock, asker
+):
+    await of_speeds(asker)
+    slow, alice, stop = asker.world.peers["slow"], asker.alice, asker.world.peers["slow"].renderer.cancel
+
+    def slower(body):
+        slow.renderer.stage_us["step"] = 6_000_000
+
+    async def stop_after_a_step(attempt):
+        await trio.sleep(6)
+        stop(attempt)
+
+    slow.renderer.cancel = lambda attempt: asker.world.nursery.start_soon(stop_after_a_step, attempt)
+    asker.when["picture"] = slower
+    await asker.ask(count=14)
+    pictures_us = [at for at, (kind, _) in zip(asker.at_us, asker.events, strict=True) if kind == "picture"]
+    assert now_us() - pictures_us[-1] < 100_000
+    assert slow.renderer.cancelled == []
+    await trio.sleep(10)
+    (attempt,) = slow.renderer.cancelled
+    assert attempt in slow.settled
+    assert alice.requester.means.lines == []
 
 
 async def test_one_who_refuses_does_not_stop_the_others(autojump_clock, asker):
