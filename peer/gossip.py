@@ -288,9 +288,10 @@ class Gossip:
     async def _rounds(self) -> None:
         while True:
             await trio.sleep(ROUND_EVERY_S)
-            for peer in self._directory.expire(now_us()):
-                self._retry_at_s.pop(peer, None)
-                self._pause_s.pop(peer, None)
+            self._directory.expire(now_us())
+            for dials in self._retry_at_s, self._pause_s:
+                for peer in [peer for peer in dials if self._directory.signed_advert(peer) is None]:
+                    del dials[peer]
             candidates = self._directory.candidates(now_us(), own=False)
             known = [(candidate.peer, candidate.advert.shard_bits) for candidate in candidates]
             if self.shards.on_round(known, self._advert_bytes, now_us()):

@@ -157,6 +157,15 @@ async def test_a_forwarder_that_floods_is_listened_to_no_more_than_its_share(aut
     assert larger.gossip._valid("another", smaller.id, data)
 
 
+async def test_of_those_that_made_way_for_others_nothing_is_kept(autojump_clock, strangers):
+    smaller, larger, _ = strangers
+    tell(smaller, larger)
+    assert smaller.id in larger.gossip._retry_at_s
+    larger.directory._forget_advert(smaller.id)
+    await trio.sleep(2 * gossip.ROUND_EVERY_S)
+    assert larger.gossip._retry_at_s == {}
+
+
 async def test_a_sync_that_makes_no_sense_ends_nothing_and_is_remembered(autojump_clock, strangers):
     smaller, larger, _ = strangers
     tell(smaller, larger)
