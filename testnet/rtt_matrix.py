@@ -1,5 +1,7 @@
 """Round-trip times between places: read from a file and checked, or drawn on a sphere."""
 
+import csv
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ KEY = "rtt_ms"
 MAX_PLACES = 8192  # a median matrix of 0.5 GiB
 MAX_ENTRIES = 200_000_000  # over all slices: 1.6 GB while it is checked
 MAX_ARRAY_BYTES = 8 * MAX_ENTRIES + 65_536  # of float64, with the header
+MAX_CSV_BYTES = 256 << 20
 MAX_RTT_MS = 60_000.0  # nothing that answers after a minute is a measured path
 LEAST_RTT_US = 300  # two peers in one place: a local network
 RATIO_BOUNDS = (0.8, 4.0)  # of one slice to the median: beyond it, a measurement failed rather than jittered
@@ -37,7 +40,9 @@ class RttMatrix:
 
     median_us: NDArray[np.int64]  # (places, places); zero on the diagonal, else at least LEAST_RTT_US
     ratio: NDArray[np.float32] | None  # (slices, places, places): each slice over the median; None: one slice
-    estimated: int  # pairs that the file does not know: as long as the shortest way over a third place
+    estimated: (
+        int  # pairs that the file knows in no direction: as long as the shortest way over a third place
+    )
 
     @property
     def places(self) -> int:
@@ -45,8 +50,11 @@ class RttMatrix:
 
 
 def load(path: Path) -> RttMatrix:
-    """`path`: an .npz with the key `rtt_ms`, N x N or slices x N x N, in ms; NaN is unknown.  Raises BadMatrix."""
-    return from_ms(_read(path), str(path))
+    """`path`: an .npz with the key `rtt_ms`, N x N or slices x N x N, or a CSV file, N x N; in ms.  Raises BadMatrix.
+
+    NaN, or an empty field, is unknown: as long as the other direction, else as the shortest way over a third place.
+    """
+    return from_ms(_read_csv(path) if path.suffix.lower() == ".csv" else _read(path), str(path))
 
 
 def from_ms(rtt_ms: NDArray[Any], name: str) -> RttMatrix:
@@ -66,6 +74,7 @@ def from_ms(rtt_ms: NDArray[Any], name: str) -> RttMatrix:
     slices = np.array(rtt_ms, dtype=np.float64).reshape(-1, places, places)
     slices[:, np.arange(places), np.arange(places)] = 0.0
     _check(slices, rtt_ms.ndim, name)
+    slices = np.where(np.isnan(slices), slices.transpose(0, 2, 1), slices)
     known = ~np.isnan(slices)
     seen = known.any(axis=0)
     lonely = np.flatnonzero(seen.sum(axis=1) < 2)  # all know themselves
@@ -134,6 +143,39 @@ def _read(path: Path) -> NDArray[Any]:
         OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError, MemoryError
     ) as exc:  # fmt: skip
         raise BadMatrix(f"{path} cannot be read as an .npz file of numbers ({exc}).") from exc
+
+
+def _read_csv(path: Path) -> NDArray[np.float64]:
+    rows: list[list[float]] = []
+    try:
+        if path.stat().st_size > MAX_CSV_BYTES:
+            raise BadMatrix(f"{path} is larger than {MAX_CSV_BYTES} bytes; use an .npz file.")
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.reader(file):
+                if row:
+                    rows.append([_number(text, len(rows), column, path) for column, text in enumerate(row)])
+    except OSError as exc:
+        raise BadMatrix(f"{path} cannot be read: {exc.strerror}.") from exc
+    except (csv.Error, UnicodeDecodeError) as exc:
+        raise BadMatrix(f"{path} is no CSV file: {exc}.") from exc
+    for index, numbers in enumerate(rows):
+        if len(numbers) != len(rows):
+            raise BadMatrix(
+                f"{path} is not square: row {index} has {len(numbers)} entries where {len(rows)} rows want as many."
+            )
+    return np.array(rows, dtype=np.float64)
+
+
+def _number(text: str, row: int, column: int, path: Path) -> float:
+    if not text.strip():
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        shown = repr(text)[:40]
+        raise BadMatrix(
+            f"{path}: row {row}, column {column} is {shown}; it must be a number of milliseconds, or empty."
+        ) from None
 
 
 def _check(slices: NDArray[np.float64], dimensions: int, name: str) -> None:

@@ -3,19 +3,14 @@
 A *place* is where hosts are: those at one place are `inner_rtt_us` apart; each has its own line to the rest.
 """
 
-import csv
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 
 import numpy
-from numpy.typing import NDArray
 
 from .link import Line, Path
-from .rtt_matrix import BadMatrix, from_ms, load
-
-MAX_CSV_BYTES = 256 << 20
+from .rtt_matrix import load
 
 LAN_RTT_US = 300
 METRO_RTT_US = 4_000
@@ -156,9 +151,10 @@ def from_file(path: FilePath, *, line: Line = FIBRE) -> Topology:
     """Places "0", "1", ... at the round-trip times, ms, of an .npz file (key `rtt_ms`) or a CSV file; BadMatrix.
 
     Row a, column b is the round trip from a to b; the two directions may differ.  What is unknown (NaN, or an empty
-    field) is as long as the shortest way over a third place; slices are folded to their median (rtt_matrix.py).
+    field) is as long as the other direction, else as the shortest way over a third place; slices are folded to
+    their median (rtt_matrix.py).
     """
-    matrix = from_ms(_read_csv(path), str(path)) if path.suffix.lower() == ".csv" else load(path)
+    matrix = load(path)
     rtt_us = matrix.median_us.copy()
     numpy.fill_diagonal(rtt_us, INNER_RTT_US)
     unknown = matrix.estimated
@@ -166,36 +162,3 @@ def from_file(path: FilePath, *, line: Line = FIBRE) -> Topology:
     places = tuple(Place(str(index), line, line) for index in range(matrix.places))
     rows = tuple(tuple(row) for row in rtt_us.tolist())
     return Topology(path.stem, places, rows, jitter_share=JITTER_SHARE, notes=notes)
-
-
-def _read_csv(path: FilePath) -> NDArray[numpy.float64]:
-    rows: list[list[float]] = []
-    try:
-        if path.stat().st_size > MAX_CSV_BYTES:
-            raise BadMatrix(f"{path} is larger than {MAX_CSV_BYTES} bytes; use an .npz file.")
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.reader(file):
-                if row:
-                    rows.append([_number(text, len(rows), column, path) for column, text in enumerate(row)])
-    except OSError as exc:
-        raise BadMatrix(f"{path} cannot be read: {exc.strerror}.") from exc
-    except (csv.Error, UnicodeDecodeError) as exc:
-        raise BadMatrix(f"{path} is no CSV file: {exc}.") from exc
-    for index, numbers in enumerate(rows):
-        if len(numbers) != len(rows):
-            raise BadMatrix(
-                f"{path} is not square: row {index} has {len(numbers)} entries where {len(rows)} rows want as many."
-            )
-    return numpy.array(rows, dtype=numpy.float64)
-
-
-def _number(text: str, row: int, column: int, path: FilePath) -> float:
-    if not text.strip():
-        return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        shown = repr(text)[:40]
-        raise BadMatrix(
-            f"{path}: row {row}, column {column} is {shown}; it must be a number of milliseconds, or empty."
-        ) from None

@@ -36,7 +36,8 @@ def changed(at, value, slices=None):
         (changed((2, 0, 3), -1.0, slices=3), r"rtt_ms\[2, 0, 3\] is -1 ms"),
         (changed((3, 0), np.inf), r"rtt_ms\[3, 0\] is inf ms: a round trip that is infinite\."),
         (changed((0, 1), 9e6), r"rtt_ms\[0, 1\] is 9e\+06 ms: a round trip that is longer than 60 s\."),
-        (changed(2, np.nan), r"row 2 of rtt_ms is missing"),
+        (changed(([2] * 4 + [0, 1, 3], [0, 1, 2, 3, 2, 2, 2]), np.nan), r"row 2 of rtt_ms is missing"),
+        (np.full((4, 4), np.nan), r"row 0 of rtt_ms is missing"),
         (square()[:3], r"not square: it has the shape 3 x 4"),
         (np.zeros((2, 2, 3, 3)), r"N x N or slices x N x N; it has the shape 2 x 2 x 3 x 3"),
         (np.zeros((1, 1)), r"2 to 8192 places"),
@@ -93,14 +94,37 @@ def test_times_of_a_file_are_the_medians_of_its_slices(tmp_path):
 
 
 def test_an_unknown_pair_is_as_far_as_the_shortest_way_over_a_third():
-    rtt_ms = changed((0, 1), np.nan)
+    rtt_ms = changed(([0, 1], [1, 0]), np.nan)
     rtt_ms[0, 3] = 3
     matrix = from_ms(rtt_ms, "a file")
-    assert matrix.estimated == 1
+    assert matrix.estimated == 2
     assert matrix.median_us[0, 1] == 13_000
     once = changed((0, 0, 1), np.nan, slices=2)
     assert from_ms(once, "a file").estimated == 0
     assert from_ms(once, "a file").median_us[0, 1] == 10_000
+
+
+def test_of_a_pair_that_is_known_in_one_direction_the_other_is_as_long():
+    upper = np.triu(square(rtt_ms=20.0))
+    upper[np.tril_indices(4, -1)] = np.nan
+    matrix = from_ms(upper, "a file")
+    assert matrix.estimated == 0
+    assert (matrix.median_us == from_ms(square(rtt_ms=20.0), "a file").median_us).all()
+
+
+def test_a_file_of_comma_separated_values_is_a_matrix_too(tmp_path):
+    (tmp_path / "m.csv").write_text("0,10,30\n10,0,\n30,nan,0\n")
+    assert load(tmp_path / "m.csv").median_us.tolist() == [
+        [0, 10_000, 30_000], [10_000, 0, 40_000], [30_000, 40_000, 0],
+    ]  # fmt: skip
+    for text, sentence in (
+        ("", "shape 0"),
+        ("a,b\nc,d\n", "row 0, column 0 is 'a'; it must be a number of milliseconds, or empty"),
+        ("0,1\n1,0\n2,2\n", "is not square: row 0 has 2 entries where 3 rows want as many"),
+    ):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(BadMatrix, match=re.escape(sentence)):
+            load(tmp_path / "bad.csv")
 
 
 def test_peers_in_one_place_are_a_local_network_apart():

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rtt",
         type=Path,
         metavar="FILE",
-        help="an .npz with rtt_ms, N x N or slices x N x N; NaN is unknown (places on a sphere)",
+        help="an .npz with rtt_ms, N x N or slices x N x N, or a CSV file; NaN is unknown (places on a sphere)",
     )
     number("--peers", int, "N", "how many provide")
     number("--requesters", int, "N", "how many ask")
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = f"to load a model ({low_s:g} {high_s:g})"
     parser.add_argument("--cold-s", type=float, nargs=2, default=DEFAULTS.cold_s, metavar="S", help=told)
     number("--state-every-s", float, "S", "live state to those who are active, of the baselines")
-    number("--known", int, "N", "providers that one requester keeps measured, however little it asks")
+    number("--known", int, "N", "providers that one requester keeps measured, of the baselines")
     number("--jitter", float, "SHARE", "of each round trip, beside that between slices")
     number("--hiccup-share", float, "SHARE", "of runs that are slower by a factor")
     number("--hiccup-factor", float, "F", "by which")
