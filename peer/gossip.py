@@ -227,7 +227,11 @@ class Gossip:
                     nursery.start_soon(self._ask, errand)
 
     async def _ask(self, errand: Errand) -> None:
-        await self._exchange(errand.peer, LOOKUP_PROTOCOL, errand.find.to_value(), errand.find.at_most)
+        find = errand.find
+        known = self._directory.versions()
+        news = await self._exchange(errand.peer, LOOKUP_PROTOCOL, find.to_value(), find.at_most)
+        if errand.look:
+            self._lookups.on_looked(sum(signed.peer not in known for signed in news))
 
     async def _exchange(
         self, peer: str, protocol: str, request: Value, at_most: int = MAX_SYNC_ADVERTS
@@ -302,7 +306,13 @@ class Gossip:
                 peer = random.choice(sorted(strangers))
                 await self._ask(Errand(peer, Find(place=place_of(peer), at_most=1)))
             for _ in range(ERRANDS_PER_ROUND):
-                errand = self._lookups.errand(candidates, self.shards, self.coordinates.own, now_us())
+                errand = self._lookups.errand(
+                    candidates,
+                    self.shards,
+                    self.coordinates.own,
+                    now_us(),
+                    asking=self._demand.asking(now_us()),
+                )
                 if errand is not None:
                     await self._ask(errand)
 
@@ -339,6 +349,7 @@ class Gossip:
             barred={peer for peer, at_s in self._retry_at_s.items() if at_s > trio.current_time()},
             droppable={peer for peer in self._dialled - busy if not self._in_use(peer)},
             connections=self._demand.links(now_us()),
+            asked=self._demand.asked,
         )
 
     async def _dial(

@@ -306,7 +306,7 @@ class _Run:
         self._events.attempted(attempt)
         self._directory.on_offered(choice.peer, identity, choice.busy_us, now)
         if choice.peer != self._means.peer:
-            self._r.demand.on_offer(choice.busy_us, now)
+            self._r.demand.on_offer(self.statement, choice.busy_us, now)
         self._nursery.start_soon(conversing.run, forced or self._only is not None)
 
     def _failed(self, sentence: str) -> JobFailed:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from protocol.policy.attention import (
     ACTIVE_FOR_US,
     IDLE_EVERY_US,
+    IDLE_PER_S,
     LIKELY,
     LIKELY_EVERY_US,
     LIKELY_OF_A_PLAN,
@@ -22,6 +23,12 @@ def test_an_idle_requester_asks_seldom_and_is_active_for_a_minute_after_each_pic
     assert attention.active(2 * ACTIVE_FOR_US - 2)
     assert not attention.active(2 * ACTIVE_FOR_US - 1)
     assert attention.every_us("a", 10, 2 * ACTIVE_FOR_US) == IDLE_EVERY_US
+
+
+def test_however_many_links_an_idle_requester_kept_they_cost_no_more():
+    for links in (1, 30, 112, 500):
+        assert links * 1_000_000 / Attention().every_us("a", links, 0) <= IDLE_PER_S
+    assert Attention().every_us("a", 30, 0) == IDLE_EVERY_US
 
 
 def test_the_first_of_the_last_plans_are_asked_most_often():

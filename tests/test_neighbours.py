@@ -5,6 +5,7 @@ import random
 from protocol.policy.neighbours import (
     CONNECTIONS,
     FAR,
+    FURTHER_EVERY_US,
     KEPT_US,
     LOT_EVERY_US,
     LOTS_EVERY_US,
@@ -17,7 +18,7 @@ from protocol.policy.neighbours import (
 from protocol.wire.coordinate import Coordinate
 from protocol.wire.lookup import bits_in_common, place_of
 
-from .truth import advert, candidate
+from .truth import OTHER_MODEL, advert, candidate, offered, statement
 
 HERE = Coordinate(0, 0, 0, 0, 50_000)
 NOWHERE = Coordinate(0, 0, 0, 0, 1_500_000)
@@ -107,7 +108,7 @@ def test_fakes_of_many_sources_cost_one_connection_at_a_time_and_none_that_was_m
 def test_of_two_alike_the_connected_stays():
     connected = [known(f"{number:03}", 0, rtt_us=10_000, connected=True) for number in range(CONNECTIONS)]
     others = [known(f"{number:03}", 9_000, rtt_us=9_000) for number in range(100, 160)]
-    ranked = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0, CONNECTIONS)
+    ranked = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0, CONNECTIONS, ())
     assert all(int(peer) < 100 for peer in list(ranked)[:NEAR])
 
 
@@ -122,13 +123,45 @@ def test_only_connections_of_ones_own_that_carry_nothing_are_given_up_and_only_b
     assert chosen(connected[:CONNECTIONS], droppable=everyone).drop == ()
 
 
-def test_who_asks_much_connects_to_more_of_the_nearest_up_to_a_bound():
-    candidates = [known(f"{number:03}", 1000 * (number + 1)) for number in range(400)]
+def dialled(candidates, **more):
+    """All that are dialled one after the other, by someone whose dials take no time."""
+    neighbours, state, order, now_us = Neighbours("me"), {each.peer: each for each in candidates}, [], 0
+    while dial := neighbours.changes(
+        list(state.values()), bits=0, coordinate=HERE, now_us=now_us, **more
+    ).dial[: MOST_CONNECTIONS - len(order)]:
+        order += dial
+        state |= {peer: state[peer]._replace(connected=True) for peer in dial}
+        now_us += FURTHER_EVERY_US
+    return order
+
+
+def test_who_asks_much_connects_to_more_of_the_nearest_up_to_a_bound_one_after_the_other():
+    candidates = [known(f"{number:03}", 10_000 * (number + 1)) for number in range(400)]
     dial = chosen(candidates, connections=CONNECTIONS + 40).dial
-    assert dial[: NEAR + 40] == tuple(f"{number:03}" for number in range(NEAR + 40))
-    assert len(dial) == CONNECTIONS + 40
-    assert len(chosen(candidates, connections=10**9).dial) == MOST_CONNECTIONS
+    assert dial[: NEAR + 1] == tuple(f"{number:03}" for number in range(NEAR + 1))
+    assert len(dial) == CONNECTIONS + 1
+    assert {f"{number:03}" for number in range(NEAR + 40)} <= set(
+        dialled(candidates, connections=CONNECTIONS + 40)
+    )
+    assert len(dialled(candidates, connections=10**9)) == MOST_CONNECTIONS
     assert chosen(candidates, connections=0) == chosen(candidates)
+
+
+def test_the_further_ones_of_who_asks_are_those_that_would_draw_it_soonest():
+    candidates = [
+        known(f"{number:03}", 1000 * (number + 1), models=(offered(step_us=100_000),))
+        for number in range(300)
+    ]
+    for name, model in (
+        ("quick", offered(step_us=1_000)),
+        ("other", offered(step_us=1_000, model=OTHER_MODEL)),
+        ("disk!", offered("disk", step_us=1_000, load_us=9_000_000)),
+    ):
+        candidates.append(known(name, 100_000, models=(model,))._replace(state=None))
+    for asked, first in (((), "020"), ((statement(),), "quick"), ((statement(model=OTHER_MODEL),), "other")):
+        assert chosen(candidates, connections=CONNECTIONS + 1, asked=asked).dial[NEAR] == first
+    further = dialled(candidates, connections=CONNECTIONS + 9, asked=(statement(),))
+    assert "disk!" not in further
 
 
 def test_what_was_dialled_for_much_demand_is_kept_for_a_while_after_it():
@@ -174,7 +207,7 @@ def test_in_one_house_nobody_takes_turns():
         for number in range(CONNECTIONS)
     ]
     others = [known(f"{number:03}", 0, rtt_us=dice.randrange(300, 3_000)) for number in range(100, 118)]
-    wanted = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0, CONNECTIONS)
+    wanted = Neighbours("me")._wanted([*connected, *others], 0, HERE, 0, CONNECTIONS, ())
     assert sum(int(peer) >= 100 for peer in wanted) <= FAR
 
 

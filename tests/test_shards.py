@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from protocol.policy.lookups import LOOK_EVERY_US, Lookups, answer
+from protocol.policy.lookups import ASKING_LOOK_US, ENOUGH_KNOWN, LOOK_EVERY_US, Lookups, answer
 from protocol.policy.shards import (
     FEW,
     GRACE_US,
@@ -223,6 +223,24 @@ def test_lookups_are_few():
     looks = [errand for errand in errands if errand.find.at_most > 1]
     assert len(looks) <= 3600 // (LOOK_EVERY_US // 1_000_000) + 10
     assert {errand.find.near is None for errand in looks} == {True, False}
+
+
+def test_who_asks_for_pictures_looks_often_until_it_finds_nobody_new_or_knows_enough():
+    def looked(others, news):
+        lookups, seconds = Lookups("me"), []
+        for second in range(0, 900, 5):
+            errand = lookups.errand(others, sharded(1), at(0), second * 1_000_000, asking=True)
+            if errand is not None and errand.look:
+                seconds.append(second)
+                lookups.on_looked(news)
+        return seconds
+
+    few, many = connected(swarm(20)), connected(swarm(ENOUGH_KNOWN))
+    assert len(looked(few, 1)) > 900 * 1_000_000 / ASKING_LOOK_US / 3
+    seconds = looked(few, 0)
+    assert len(seconds) <= 900 * 1_000_000 / LOOK_EVERY_US + 6
+    assert seconds[1] - seconds[0] < LOOK_EVERY_US // 2_000_000
+    assert len(looked(many, 1)) <= 900 * 1_000_000 / LOOK_EVERY_US + 1
 
 
 def test_a_model_is_asked_for_near_and_anywhere():

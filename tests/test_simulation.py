@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from protocol.policy.neighbours import CONNECTIONS, MOST_CONNECTIONS
 from testnet.command import parse
 from testnet.rtt_matrix import from_ms, sphere
 from testnet.simulation.command import simulate
@@ -123,15 +124,32 @@ def test_in_an_overloaded_swarm_what_was_given_up_has_ended():
     assert 0 < result.unfinished < result.requests
 
 
-def test_who_asks_much_comes_to_know_more_where_there_are_more_peers_than_one_knows_and_places():
-    place = world(peers=90, requesters=5, known=20, duration_s=3.0)
-    assert all(len(known) == 20 for known in place.known)
-    ledger, result = run_to_ledger(place, PRODUCT)
+def test_where_not_all_can_be_connected_each_knows_some_and_who_asks_looks_for_more():
+    place = world(peers=150, requesters=30, duration_s=10.0, matrix=sphere(180, seed=1))
+    swarms = []
+    policy = POLICIES[PRODUCT]
+
+    def watched(*what):
+        swarms.append(policy(*what))
+        return swarms[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(POLICIES, PRODUCT, watched)
+        _, result = run_to_ledger(place, PRODUCT)
+    (swarm,) = swarms
     assert result.unfinished == 0
-    asked = zip(place.requests.requester, ledger.chosen, strict=True)
-    strangers = [chosen for requester, chosen in asked if chosen not in place.known[requester]]
-    assert strangers
-    assert all(len(known) == 20 for known in place.known)  # other policies begin in the same world
+    assert swarm.acquaintance.bits > 0
+    before = [len(known) for known in swarm.acquaintance.known]
+    after = [requester.directory.statistics()["peers"] for requester in swarm.requesters]
+    assert max(before) < 150
+    assert sum(after) > 1.2 * sum(before)
+    connected = [len(requester.connected) for requester in swarm.requesters]
+    assert min(connected) >= CONNECTIONS - 2
+    assert CONNECTIONS < max(connected) <= MOST_CONNECTIONS + 8  # and those that were dialled for a picture
+    # Of those connected, most are nearer than most.
+    row = place.rtt_us[0]
+    nearness = [sorted(row).index(row[swarm.number_of[peer]]) for peer in swarm.requesters[0].connected]
+    assert sorted(nearness)[len(nearness) // 2] < 75
 
 
 def test_a_trace_says_what_is_asked_when(tmp_path):

@@ -5,15 +5,17 @@ from collections.abc import Iterable
 
 ACTIVE_FOR_US = 60_000_000  # after the last picture was asked for
 IDLE_EVERY_US = 15_000_000
-LIKELY = 32  # links, at most, that get the shorter period
+IDLE_PER_S = 2  # of all links together: those opened while much was asked stay for a while, and cost no more
+LIKELY = 24  # links, at most, that get the shorter period
 LIKELY_OF_A_PLAN = 8  # the first so many of a plan are likely in the next
 # To so many a stream is kept ready: with 8, p50 over the oracle was 1.27 for 1.24 at load .85.
 AHEAD_OF_A_PLAN = 24
 LIKELY_EVERY_US = 700_000
-OTHERS_PER_S = 10  # of all other links together
+OTHERS_PER_S = 5  # of all other links together
 
-# An exchange costs 490 bytes and 0.9 ms of a core (testnet/simulation/costs.py): 62 a second would be 30 kB/s and 5.6 %,
-# but what an answer to an offer tells saves an exchange.  Measured in simulation at load .6: 24 kB/s, 4.4 %.
+# An exchange costs 540 bytes and 0.9 ms of a core (testnet/simulation/costs.py): at most 39 a second are 21 kB/s and 3.5 %.
+# In simulation at load .6, 32 likely and 10 of the others gave p50/p95 over the oracle of 1.18/1.24 for 25 kB/s in all,
+# 24 and 5 gave 1.18/1.25 for 20.
 
 
 class Attention:
@@ -46,7 +48,7 @@ class Attention:
     def every_us(self, peer: str, links: int, now_us: int) -> int:
         """How old its live state may become, with so many links in all."""
         if not self.active(now_us):
-            return IDLE_EVERY_US
+            return max(IDLE_EVERY_US, links * 1_000_000 // IDLE_PER_S)
         if peer in self._likely:
             return LIKELY_EVERY_US
         return max(LIKELY_EVERY_US, (links - len(self._likely)) * 1_000_000 // OTHERS_PER_S)

@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 from ..wire.advert import SignedAdvert
 from ..wire.coordinate import Coordinate
-from ..wire.lookup import Find, bits_in_common, place_of
-from .neighbours import MATES
+from ..wire.lookup import MAX_FOUND, Find, bits_in_common, place_of
+from .neighbours import MATES, MOST_CONNECTIONS
 from .prediction import Candidate
 from .shards import Shards
 
 MATES_EVERY_US = 10_000_000  # while fewer than MATES of one's shard are connected
 MATES_AGAIN_US = 600_000_000
 LOOK_EVERY_US = 120_000_000
+# Of one that asks for pictures and knows few; the pause doubles with each look that found nobody new.
+ASKING_LOOK_US = 5_000_000
+ENOUGH_KNOWN = 2 * MOST_CONNECTIONS
 RENEW_PERCENT = 60  # of its lifetime, and a connected peer of another shard is asked for its advert again
 NEARBY = 8  # asked in turn whom they know nearby: a neighbour's neighbour is likely one's own
 FOUND_AT_ONCE = 6
@@ -24,6 +27,7 @@ ENOUGH_FOR_MODEL = 8
 class Errand(NamedTuple):
     peer: str  # to ask: connected
     find: Find
+    look: bool = False  # for whoever there is; say what came of it with `on_looked`
 
 
 def answer(find: Find, held: Iterable[SignedAdvert]) -> list[SignedAdvert]:
@@ -50,11 +54,18 @@ class Lookups:
         self._mates_us: int | None = None
         self._looked_us: int | None = None
         self._looks = 0
+        self._asking_pause_us = ASKING_LOOK_US
 
     def errand(
-        self, candidates: Sequence[Candidate], shards: Shards, coordinate: Coordinate, now_us: int
+        self,
+        candidates: Sequence[Candidate],
+        shards: Shards,
+        coordinate: Coordinate,
+        now_us: int,
+        *,
+        asking: bool = False,
     ) -> Errand | None:
-        """What to ask now; None while one topic carries all adverts."""
+        """What to ask now; None while one topic carries all adverts.  `asking`: this peer asks others for pictures."""
         connected = [each for each in candidates if each.connected]
         if not shards.bits or not connected:
             self._asked_us.clear()
@@ -62,8 +73,13 @@ class Lookups:
         return (
             self._to_renew(connected, shards, now_us)
             or self._for_mates(connected, shards, now_us)
-            or self._to_look(connected, shards, coordinate, now_us)
+            or self._to_look(connected, shards, coordinate, now_us, asking and len(candidates) < ENOUGH_KNOWN)
         )
+
+    def on_looked(self, news: int) -> None:
+        """A look found so many that were not known."""
+        longer_us = min(LOOK_EVERY_US, 2 * self._asking_pause_us)
+        self._asking_pause_us = ASKING_LOOK_US if news else longer_us
 
     def for_model(
         self, candidates: Sequence[Candidate], model: bytes, coordinate: Coordinate
@@ -104,18 +120,24 @@ class Lookups:
         return Errand(peer, Find(place=place_of(peer), at_most=1))
 
     def _to_look(
-        self, connected: list[Candidate], shards: Shards, coordinate: Coordinate, now_us: int
+        self,
+        connected: list[Candidate],
+        shards: Shards,
+        coordinate: Coordinate,
+        now_us: int,
+        asking: bool,
     ) -> Errand | None:
-        if self._looked_us is not None and now_us < self._looked_us + LOOK_EVERY_US:
+        pause_us, at_most = (self._asking_pause_us, MAX_FOUND) if asking else (LOOK_EVERY_US, FOUND_AT_ONCE)
+        if self._looked_us is not None and now_us < self._looked_us + pause_us:
             return None
         self._looked_us = now_us
         self._looks += 1
         lot = self._by_lot(b"look")
         if self._looks % 2:
             nearby = sorted(connected, key=_measured_us)[:NEARBY]
-            return Errand(min(nearby, key=lot).peer, Find(near=coordinate, at_most=FOUND_AT_ONCE))
+            return Errand(min(nearby, key=lot).peer, Find(near=coordinate, at_most=at_most), look=True)
         anywhere = sha256(shards.place + self._looks.to_bytes(8, "big")).digest()
-        return Errand(min(connected, key=lot).peer, Find(place=anywhere, at_most=FOUND_AT_ONCE))
+        return Errand(min(connected, key=lot).peer, Find(place=anywhere, at_most=at_most), look=True)
 
     def _by_lot(self, salt: bytes) -> Callable[[Candidate], bytes]:
         drawn = salt + self._own.encode() + self._looks.to_bytes(8, "big")

@@ -13,22 +13,27 @@ from hashlib import sha256
 
 from ..wire.coordinate import Coordinate
 from ..wire.lookup import place_of, shard_of
-from .prediction import Candidate
+from ..wire.statement import Statement
+from .prediction import Candidate, Prediction, predict
 from .sources import source_of
 
 NEAR = 20
 MATES = 2  # of one's shard, by lot; as many choose us, and such a graph holds together
 FAR = 8  # of all, by lot: the swarm's graph holds together, and coordinates need the far as well as the near
 CONNECTIONS = NEAR + MATES + FAR
-# Of one that asks much: the further ones go to the nearest.  (demand.py)
+# Of one that asks: the further ones go to who would draw soonest what it asks for.  (demand.py)
 MOST_CONNECTIONS = 112
 SOURCE_SHARE = 4  # one source gets a fourth of each kind of place, and more only where nobody else wants it
 # A connected peer counts as so much nearer: peers alike do not take turns.
 STAYS_PERCENT, STAYS_US = 75, 5_000
+ROUND_TRIPS = 2  # in which an offer and a picture come and go
+TOO_SLOW = 4  # times the quickest: who takes longer, or cannot draw it at all, is no better for being near
 LOST_MILLIONTHS = 1_000_000  # who is wrong by as much as the distance does not know where it is
 # So many connections stay wanted for so long: who asks in bursts does not dial the same peers each time.
 KEPT_US = 300_000_000
 SWAP_EVERY_US = 30_000_000  # with all places taken: a handshake and a sync are some ten kB
+FURTHER_EVERY_US = 1_000_000  # beyond CONNECTIONS: a handshake and what follows it take 25 ms of a core
+FURTHER_AT_ONCE = 4
 LOT_EVERY_US = 300_000_000  # and one that only the lot wants
 LOTS_EVERY_US = 1_800_000_000  # others are drawn
 
@@ -47,6 +52,7 @@ class Neighbours:
     def __init__(self, own_peer: str) -> None:
         self._own = own_peer
         self._swapped_us: int | None = None
+        self._further_us: int | None = None
         self._connections = CONNECTIONS
         self._connections_us = 0  # when so many were wanted last
         self._counts: Counter[str] = Counter()
@@ -62,11 +68,13 @@ class Neighbours:
         barred: Collection[str] = (),
         droppable: Collection[str] = (),
         connections: int = CONNECTIONS,
+        asked: Sequence[Statement] = (),
     ) -> Changes:
         """`candidates`: all who are known, without this peer, which is in a shard of `bits` bits at `coordinate`.
 
         `barred`: a dial failed lately.  `droppable`: connections that this peer opened and that nothing goes over.
         `connections`: as many are wanted now; bounded, and fewer count only once no more were wanted for KEPT_US.
+        `asked`: pictures as this peer asked for lately, each of another kind.
         """
         connections = self._wanted_lately(connections, now_us)
         open_now = sum(candidate.connected for candidate in candidates)
@@ -74,7 +82,7 @@ class Neighbours:
         if len(reachable) <= connections:
             wanted = {each.peer: SWAP_EVERY_US for each in reachable}
         else:
-            wanted = self._wanted(reachable, bits, coordinate, now_us, connections)
+            wanted = self._wanted(reachable, bits, coordinate, now_us, connections, asked)
         connected = {each.peer for each in reachable if each.connected}
         missing = [peer for peer in wanted if peer not in connected and peer not in dialling]
         drop: list[str] = []
@@ -90,6 +98,13 @@ class Neighbours:
         ):
             self._swapped_us, room = now_us, 1
             self._counts["swaps"] += 1
+        elif room > 0 and missing:
+            few = max(0, CONNECTIONS - open_now - len(dialling))
+            if few < min(room, len(missing)):
+                since_us = now_us - FURTHER_EVERY_US if self._further_us is None else self._further_us
+                if further := min(FURTHER_AT_ONCE, (now_us - since_us) // FURTHER_EVERY_US):
+                    self._further_us, few = now_us, few + further
+            room = min(room, few)
         self._counts["dropped"] += len(drop)
         return Changes(tuple(missing[: max(0, room)]), tuple(drop))
 
@@ -103,7 +118,13 @@ class Neighbours:
         return self._connections
 
     def _wanted(
-        self, reachable: Sequence[Candidate], bits: int, coordinate: Coordinate, now_us: int, connections: int
+        self,
+        reachable: Sequence[Candidate],
+        bits: int,
+        coordinate: Coordinate,
+        now_us: int,
+        connections: int,
+        asked: Sequence[Statement],
     ) -> dict[str, int]:
         """At most `connections` peers, those wanted most first; and how long after the last one may be swapped in (us)."""
         wanted: dict[str, int] = {}
@@ -119,7 +140,15 @@ class Neighbours:
             own = shard_of(place_of(self._own), bits)
             mates = [each for each in reachable if shard_of(place_of(each.peer), bits) == own]
             _take(mates, by_lot, MATES, wanted, SWAP_EVERY_US)
-        _take(reachable, by_distance, NEAR + connections - CONNECTIONS, wanted, SWAP_EVERY_US)
+        _take(reachable, by_distance, NEAR, wanted, SWAP_EVERY_US)
+        if further := connections - CONNECTIONS:
+            takes_us = _takes_us(reachable, asked, now_us)
+
+            def by_time(candidate: Candidate) -> tuple[bool, float, str]:
+                us = ROUND_TRIPS * _distance_us(candidate, coordinate) + takes_us[candidate.peer]
+                return not candidate.advert.kinds, us, candidate.peer
+
+            _take(reachable, by_time, further, wanted, SWAP_EVERY_US)
         _take(reachable, by_lot, connections - len(wanted), wanted, LOT_EVERY_US)
         return wanted
 
@@ -160,3 +189,15 @@ def _distance_us(candidate: Candidate, coordinate: Coordinate) -> float:
     else:
         return float("inf")
     return us * STAYS_PERCENT / 100 - STAYS_US if candidate.connected else us
+
+
+def _takes_us(candidates: Sequence[Candidate], asked: Sequence[Statement], now_us: int) -> dict[str, float]:
+    """What each peer would take to draw, loading included: the mean over those `asked`.  No way and no wait is in it."""
+    sums = dict.fromkeys((each.peer for each in candidates), 0.0)
+    for statement in asked:
+        found = {each.peer: predict(each, statement, now_us) for each in candidates}
+        busy_us = {peer: each.busy_us for peer, each in found.items() if isinstance(each, Prediction)}
+        most_us = TOO_SLOW * min(busy_us.values(), default=0)
+        for peer in sums:
+            sums[peer] += min(most_us, busy_us.get(peer, most_us)) / len(asked)
+    return sums

@@ -224,11 +224,16 @@ def _show(summary: dict[str, Any]) -> None:
         )
         control = product["control"]
         console.print(f"{PRODUCT}, where the time went (mean s): {spans}")
-        console.print(
-            f"{PRODUCT}, control traffic of a peer: idle {control['idle_bytes_per_s'] / 1e3:.2f} kB/s and"
-            f" {100 * control['idle_cpu_share']:.2f} % of a core, active {control['active_bytes_per_s'] / 1e3:.1f} kB/s"
-            f" and {100 * control['active_cpu_share']:.2f} %"
+        shown = ", ".join(
+            f"{what} {control[f'{name}_bytes_per_s'] / 1e3:.1f} kB/s and {100 * control[f'{name}_cpu_share']:.2f} %"
+            for name, what in (
+                ("idle", "idle"),
+                ("active", "asking"),
+                ("asked", "asked at the mean"),
+                ("asked_most", "asked most"),
+            )
         )
+        console.print(f"{PRODUCT}, control traffic of a peer, and of a core: {shown}")
 
 
 def _listed(seeds: list[int]) -> str:

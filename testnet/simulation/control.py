@@ -22,8 +22,12 @@ from protocol.wire.lookup import MAX_FOUND
 
 from .costs import (
     ADVERT_CPU_S,
+    DIAL_BYTES,
+    DIAL_CPU_S,
     EXCHANGE_CPU_S,
+    FOUND_CPU_S,
     PING_BYTES,
+    PLAN_CPU_S,
     PONG_BYTES,
     SILENT_CPU_SHARE,
     STATE_BYTES,
@@ -35,6 +39,10 @@ ADVERT_BYTES = 850  # one device, one model, one address, a coordinate
 # A lookup beside its adverts: the stream opened, agreed on and closed, the question, the frame.
 STREAM_BYTES = 700
 ACK_BYTES = 52  # of a PONG; a PING's rides on the PONG
+EXCHANGE_BYTES = PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES
+REFUSED_BYTES = (
+    1_900  # an offer with its statement and signature, the answer with live state, and their headers
+)
 # Of one advert, sent and received, where ADVERT_CPU_S was measured: five peers, all connected.
 COPIES_MEASURED = 5.0
 DEGREE, HIGH = 4, 8  # of gossipsub's mesh, as in peer/transport.py
@@ -99,7 +107,8 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
         + looks_per_s * EXCHANGE_CPU_S * 3  # a stream is opened and closed for it
     )
     likely = min(connections, attention.LIKELY)
-    asked_per_s = likely * 1e6 / attention.LIKELY_EVERY_US
+    others_per_s = attention.OTHERS_PER_S if connections > attention.LIKELY else 0
+    asked_per_s = likely * 1e6 / attention.LIKELY_EVERY_US + others_per_s
     idle = gossip + pings + looked
     return Account(
         peers,
@@ -113,7 +122,7 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
         round(looked),
         round(idle),
         round(idle_cpu, 4),
-        round(idle + asked_per_s * (PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES)),
+        round(idle + asked_per_s * EXCHANGE_BYTES),
         round(idle_cpu + asked_per_s * EXCHANGE_CPU_S, 4),
     )
 
@@ -136,7 +145,9 @@ def usual_pace(peers: int) -> shards.Pace:
 def spent(costs: Costs, seconds: float, providers: int, requesters: int) -> dict[str, float]:
     """Of one peer of a simulated swarm, at the mean: what is counted of staying in touch, and what was simulated.
 
-    Simulated are the providers' adverts, told in their turn and early, and the pings of those who ask.
+    Simulated are the providers' adverts, told in their turn and early; of those who ask, the pings, dials, lookups, plans
+    and what was refused ("active"); of those who draw and ask nothing, the pings that they answer and what they refuse
+    ("asked", and "asked_most" of the one that most pings go to).
     """
     peers = providers + requesters
     usual = account(peers)
@@ -145,14 +156,38 @@ def spent(costs: Costs, seconds: float, providers: int, requesters: int) -> dict
     gossip_cpu = usual.shard_peers / usual.interval_s * ADVERT_CPU_S * usual.copies / COPIES_MEASURED
     idle_bytes = usual.idle_bytes_per_s + (adverts - 1) * usual.gossip_bytes_per_s
     idle_cpu = usual.idle_cpu_share + (adverts - 1) * gossip_cpu
-    pings_per_s = costs.messages["ping"] / seconds / requesters
-    asked_per_s = pings_per_s - usual.connections * 1e6 / attention.IDLE_EVERY_US  # those are counted as idle
-    ping_bytes = PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES
+    counted_per_s = (
+        usual.connections * 1e6 / attention.IDLE_EVERY_US
+    )  # pings of one side: those are counted as idle
+    told = costs.messages
+    active_bytes = told["found"] * ADVERT_BYTES + told["lookup"] * STREAM_BYTES + costs.dials * DIAL_BYTES
+    active_cpu = (
+        told["found"] * FOUND_CPU_S
+        + told["lookup"] * 3 * EXCHANGE_CPU_S  # as in `account`
+        + costs.dials * DIAL_CPU_S
+        + costs.plans * PLAN_CPU_S
+    )
+    refused_bytes, refused_cpu = told["refuse"] * REFUSED_BYTES, told["refuse"] * EXCHANGE_CPU_S
+    ask_s, draw_s = seconds * requesters, seconds * providers
+
+    def pings(count: float, of_s: float) -> tuple[float, float]:
+        per_s = count / of_s - counted_per_s
+        return per_s * EXCHANGE_BYTES, per_s * EXCHANGE_CPU_S
+
+    ours, asked, most = (
+        pings(told["ping"], ask_s),
+        pings(told["ping"], draw_s),
+        pings(max(costs.pinged.values(), default=0), seconds),
+    )
     return {
         "idle_bytes_per_s": round(idle_bytes, 1),
         "idle_cpu_share": round(idle_cpu, 5),
-        "active_bytes_per_s": round(idle_bytes + asked_per_s * ping_bytes, 1),
-        "active_cpu_share": round(idle_cpu + asked_per_s * EXCHANGE_CPU_S, 5),
+        "active_bytes_per_s": round(idle_bytes + ours[0] + (active_bytes + refused_bytes) / ask_s, 1),
+        "active_cpu_share": round(idle_cpu + ours[1] + (active_cpu + refused_cpu) / ask_s, 5),
+        "asked_bytes_per_s": round(idle_bytes + asked[0] + refused_bytes / draw_s, 1),
+        "asked_cpu_share": round(idle_cpu + asked[1] + refused_cpu / draw_s, 5),
+        "asked_most_bytes_per_s": round(idle_bytes + most[0] + refused_bytes / draw_s, 1),
+        "asked_most_cpu_share": round(idle_cpu + most[1] + refused_cpu / draw_s, 5),
     }
 
 

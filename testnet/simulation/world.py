@@ -49,7 +49,7 @@ class WorldConfig:
     warm_slots: int = 2  # models that a provider holds in memory
     cold_s: tuple[float, float] = (2.0, 20.0)  # to load a model, log-uniform
     state_every_s: float = 2.0  # to those who are active
-    known: int = 100  # providers that one requester knows and keeps connections to, at first and at least
+    known: int = 100  # providers that one requester of the baselines keeps measured
     jitter: float = 0.0  # of each round trip, exponential, beside that between the slices of the matrix
     hiccup_share: float = 0.02
     hiccup_factor: float = 3.0
@@ -116,15 +116,6 @@ class World:
         self.requests = _traced(config, self, dice[2]) if config.trace else self._ask(dice[2])
         self._bend(dice[3])
         self._introduce(dice[4])
-
-    def peers_at(self, provider: int) -> list[int]:
-        """The requesters that know this provider."""
-        return self._known_by[provider]
-
-    def others(self, requester: int) -> list[int]:
-        """The providers that it does not know yet, the best first as far as it can guess."""
-        known = set(self.known[requester])
-        return [provider for provider in self._ranked[requester].tolist() if provider not in known]
 
     @property
     def result_bytes(self) -> int:
@@ -261,18 +252,15 @@ class World:
                 at_us += away_us
 
     def _introduce(self, dice: np.random.Generator) -> None:
-        """Whom each requester knows: everyone while they are few; else most by a guess of who is best, some by chance."""
+        """Whom each requester of the baselines knows: most by a guess of who is best, some by chance."""
         config = self.config
         peers, requesters = config.peers, config.requesters
         known = min(config.known, peers)
         guess = self.rtt_matrix_us * np.exp(dice.normal(0, RTT_GUESS_SPREAD, (requesters, peers)))
         cost = 2 * guess + np.array(self.slow)[None] * WORK_MEDIAN_S * 1e6
         self.known: list[list[int]] = []
-        self._ranked: list[NDArray[np.int64]] = []  # by that guess
-        self._known_by: list[list[int]] = [[] for _ in range(peers)]
         for requester in range(requesters):
             ranked = np.argsort(cost[requester], kind="stable")
-            self._ranked.append(ranked)
             if known == peers:
                 chosen = np.arange(peers)
             else:
@@ -280,8 +268,6 @@ class World:
                 others = dice.choice(ranked[best:], known - best, replace=False)
                 chosen = np.sort(np.concatenate([ranked[:best], others]))
             self.known.append(chosen.tolist())
-            for provider in self.known[-1]:
-                self._known_by[provider].append(requester)
 
 
 def _traced(config: WorldConfig, world: World, dice: np.random.Generator) -> Requests:
