@@ -1,298 +1,282 @@
-"""Two-coloured generative art, drawn from a seed: what the reference model learns to draw.
+"""Generative art drawn from a seed: what the reference model learns to draw.
 
-`Scene` says what is in a picture; `draw` makes the pixels.  Every picture has one motif in one foreground
-colour on one background colour.  Shapes are large and strokes wide, because the autoencoder sees them through
-8 x 8 pixel cells.
+`draw` turns a `Scene` into pixels.  Lengths are in units of the picture's shorter side, so a scene looks the same at
+every size; coverage is drawn at SUPERSAMPLING times the size and averaged, which is the anti-aliasing.
 """
 
-import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
 
-SIZE_PX = 128
-CANVAS_PX = 256  # drawn at twice the size and averaged down: that is the anti-aliasing
-TINT_LEVELS = 8  # how far a colour's channels wander from the palette, of 255
+from . import palette
+from .fields import LANDSCAPES, PATTERNS
+from .scene import Scene
+from .shapes import CENTREPIECES, SHAPES, Layer, moved, placed
 
-Colour = tuple[int, int, int]
-Point = tuple[float, float]
+SIZE_PX = 256
+SUPERSAMPLING = 4
 
-PALETTE: dict[str, Colour] = {
-    "red": (212, 35, 40),
-    "orange": (246, 124, 28),
-    "gold": (200, 156, 44),
-    "yellow": (252, 222, 62),
-    "green": (44, 150, 70),
-    "teal": (24, 152, 156),
-    "blue": (42, 92, 218),
-    "navy": (20, 28, 86),
-    "purple": (116, 50, 176),
-    "pink": (242, 126, 182),
-    "brown": (116, 70, 36),
-    "grey": (142, 142, 146),
-    "white": (246, 246, 244),
-    "black": (15, 15, 18),
+LIGHT_FROM_ABOVE = 0.025  # OKLab lightness that colours gain at the top and lose at the foot
+TINT = 0.075  # lightness between a colour and its "light" and "dark" tints
+WANDER = (0.012, 0.006, 0.006)  # how far a picture's colours stray from the palette, in L, a, b
+
+RADIUS = {"small": 0.19, None: 0.33, "large": 0.435}
+GROUPS = {
+    2: ((-0.235, 0.0), (0.235, 0.0)),
+    3: ((0.0, -0.2), (-0.235, 0.19), (0.235, 0.19)),
+    5: ((0.0, 0.0), (-0.29, -0.29), (0.29, -0.29), (-0.29, 0.29), (0.29, 0.29)),
 }
+GROUP_RADIUS = {2: 0.19, 3: 0.175, 5: 0.13}
+SHIFT, SWELL = 0.02, 0.06  # of position and radius, at most
+
+PASTEL_BLUR = 0.006
+NEON_BLUR, NEON_GLOW_BLUR, NEON_GLOW, NEON_CORE, NEON_PANEL = 0.012, 0.028, 0.65, 0.6, 0.25
+NEON_DUSK = 0.07  # how much darker the ground is at the foot and the head of a neon picture
+INK_BLUR, INK_PITCH, INK_SLIT = 0.0085, 0.068, 0.3
+LEAD_BLUR, LEAD_WIDTH, LEAD_RINGS, LEAD_SECTORS, FACET_TINT = 0.009, 0.012, (0.29, 0.5), 12, 0.05
+LEAD = (24, 22, 26)  # sRGB levels
+INK_CORED = frozenset(PATTERNS) | {"skyline", "mandala"}  # hatching would hide what they are
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One picture in words: a motif, its colour, the colour behind it (names from MOTIFS and PALETTE)."""
-
-    motif: str
-    foreground: str
-    background: str
-
-
-@dataclass
 class Canvas:
-    """The picture being drawn, with its two tinted colours, its middle and its radius in canvas pixels."""
+    """A picture being painted, layer upon layer; `picture` is (height, width, 3) float32, sRGB levels."""
 
-    dice: random.Random
-    pen: ImageDraw.ImageDraw
-    front: Colour
-    back: Colour
-    x: float
-    y: float
-    radius: float
+    def __init__(self, scene: Scene, dice: random.Random, width_px: int, height_px: int) -> None:
+        self.motif = scene.motif
+        self.unit_px = min(width_px, height_px)
+        self.width_px, self.height_px = width_px, height_px
+        self.wide, self.high = width_px / self.unit_px, height_px / self.unit_px
+        names = list(palette.PALETTE)
+        lab = palette.oklab(palette.colours(scene.style))
+        strays = {
+            name: lab[names.index(name)] + [dice.uniform(-w, w) for w in WANDER]
+            for name in (scene.foreground, scene.background, scene.accent, scene.fade)
+            if name
+        }
+        ramp = np.linspace(LIGHT_FROM_ABOVE, -LIGHT_FROM_ABOVE, height_px)[:, None]
+        self._shade = np.concatenate([ramp, np.zeros((height_px, 2))], 1)
+        front = strays[scene.foreground]
+        tint = np.array([TINT, 0, 0])
+        self.inks = {"main": front, "light": front + tint, "dark": front - tint}
+        if scene.accent:
+            self.inks["accent"] = strays[scene.accent]
+        back = strays[scene.background]
+        if scene.fade:
+            share = np.linspace(0, 1, height_px)[:, None]
+            share = share * share * (3 - 2 * share)
+            back = back * (1 - share) + strays[scene.fade] * share
+        if scene.style == "neon":
+            self._shade[:, 0] -= NEON_DUSK * np.linspace(-1, 1, height_px) ** 2
+        self.ground = self._levels(back)
+        if scene.style == "neon":
+            self._shade[:, 0] = 0
+        self.picture = np.broadcast_to(self.ground, (height_px, width_px, 3)).copy()
 
-    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        self.pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+    def _levels(self, lab: np.ndarray) -> np.ndarray:
+        return palette.srgb(lab + self._shade)[:, None].astype(np.float32)
 
-    def polar(self, angle: float, radius: float) -> Point:
-        return self.x + radius * math.cos(angle), self.y + radius * math.sin(angle)
+    def role(self, role: str) -> str | None:
+        """The ink that a role means in this picture; None if nothing is painted."""
+        if role.startswith("accent|"):
+            role = "accent" if "accent" in self.inks else role.removeprefix("accent|")
+        return None if role == "none" else role
 
-    def stroke(self, points: list[Point], width: float) -> None:
-        self.pen.line(points, fill=self.front, width=round(width), joint="curve")
+    def colour(self, ink: str) -> np.ndarray:
+        return self.ground if ink == "gap" else self._levels(self.inks[ink])
 
+    def paint(self, coverage: np.ndarray, colour: np.ndarray) -> None:
+        self.picture += coverage[..., None] * (colour - self.picture)
 
-def draw(scene: Scene, seed: int) -> Image.Image:
-    """The SIZE_PX x SIZE_PX RGB picture of `scene`; the same seed gives the same pixels."""
-    dice = random.Random(f"{scene.motif}/{scene.foreground}/{scene.background}/{seed}")
-    front = _tint(PALETTE[scene.foreground], dice)
-    back = _tint(PALETTE[scene.background], dice)
-    picture = Image.new("RGB", (CANVAS_PX, CANVAS_PX), back)
-    middle = CANVAS_PX / 2
-    canvas = Canvas(
-        dice=dice,
-        pen=ImageDraw.Draw(picture),
-        front=front,
-        back=back,
-        x=middle + dice.uniform(-14, 14),
-        y=middle + dice.uniform(-14, 14),
-        radius=CANVAS_PX * dice.uniform(0.32, 0.42),
-    )
-    MOTIFS[scene.motif](canvas)
-    return picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX)
+    def coverage(self, layer: Layer, stroke_share: float = 1.0) -> np.ndarray:
+        """How much of every pixel the layer covers, (height, width) float32 in 0..1."""
+        scale = SUPERSAMPLING * self.unit_px
+        sheet = Image.new("L", (SUPERSAMPLING * self.width_px, SUPERSAMPLING * self.height_px))
+        pen = ImageDraw.Draw(sheet)
+        if stroke_share == 1.0:
+            for points in layer.polygons:
+                pen.polygon((points * scale).ravel().tolist(), fill=255)
+        for points, width in layer.strokes:
+            thick = max(1, round(width * scale * stroke_share))
+            pen.line((points * scale).ravel().tolist(), fill=255, width=thick, joint="curve")
+            for x, y in (points[0] * scale, points[-1] * scale):
+                pen.ellipse([x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2], fill=255)
+        return np.asarray(sheet.reduce(SUPERSAMPLING), np.float32) / 255
 
+    def blurred(self, coverage: np.ndarray, radius: float) -> np.ndarray:
+        """`coverage` after a Gaussian blur of `radius`, in units of the shorter side."""
+        sheet = Image.fromarray((coverage * 255 + 0.5).astype(np.uint8))
+        return np.asarray(sheet.filter(ImageFilter.GaussianBlur(radius * self.unit_px)), np.float32) / 255
 
-def random_scene(dice: random.Random) -> Scene:
-    motif = dice.choice(list(MOTIFS))
-    foreground, background = dice.sample(list(PALETTE), 2)
-    return Scene(motif, foreground, background)
+    def outline(self, coverage: np.ndarray, blur: float, reach: float = 0.38) -> np.ndarray:
+        """A band along the edge of `coverage`, about 2.3 times as wide as `blur` at a reach of 0.38."""
+        gain = max(1.0, blur * self.unit_px / 0.2)
+        return ((reach - np.abs(self.blurred(coverage, blur) - 0.5)) * gain + 0.5).clip(0, 1)
 
-
-def _held_out_scenes(count: int) -> tuple[Scene, ...]:
-    dice = random.Random("held out")
-    motifs = list(MOTIFS)
-    scenes = []
-    for index in range(count):  # every motif in turn, so that all are judged
-        foreground, background = dice.sample(list(PALETTE), 2)
-        scenes.append(Scene(motifs[index % len(motifs)], foreground, background))
-    return tuple(scenes)
-
-
-def _tint(colour: Colour, dice: random.Random) -> Colour:
-    red, green, blue = (
-        max(0, min(255, round(level + dice.uniform(-TINT_LEVELS, TINT_LEVELS)))) for level in colour
-    )
-    return red, green, blue
-
-
-def _mix(one: Colour, other: Colour, share: float) -> Colour:
-    red, green, blue = (round(a * (1 - share) + b * share) for a, b in zip(one, other, strict=True))
-    return red, green, blue
-
-
-def _spiral(c: Canvas) -> None:
-    turns, start, hand = c.dice.uniform(2.4, 3.4), c.dice.uniform(0, math.tau), c.dice.choice((-1, 1))
-    steps = 300
-    ends = [(start + hand * turns * math.tau * k / steps, c.radius * k / steps) for k in range(steps + 1)]
-    c.stroke([c.polar(angle, radius) for angle, radius in ends], c.radius / turns * 0.48)
-
-
-def _concentric_circles(c: Canvas) -> None:
-    rings = c.dice.choice((5, 7))
-    for ring in range(rings, 0, -1):
-        c.disc(c.x, c.y, c.radius * 1.1 * ring / rings, c.front if ring % 2 else c.back)
-
-
-def _petals(c: Canvas, count: int, reach: float, fatness: float, start: float) -> None:
-    for petal in range(count):
-        angle = start + math.tau * petal / count
-        x, y = c.polar(angle, c.radius * reach)
-        c.disc(x, y, c.radius * fatness, c.front)
+    def inset(self, coverage: np.ndarray, blur: float) -> np.ndarray:
+        """`coverage` without a rim about 3.5 times as wide as `blur`."""
+        inside = self.blurred(coverage, 2 * blur)
+        gain = max(1.0, 2 * blur * self.unit_px / 0.16)
+        return ((inside - 0.92) * gain + 0.5).clip(0, 1) * coverage
 
 
-def _flower(c: Canvas) -> None:
-    _petals(c, c.dice.choice((5, 6)), 0.66, 0.36, c.dice.uniform(0, math.tau))
-    c.disc(c.x, c.y, c.radius * 0.45, c.front)
-    c.disc(c.x, c.y, c.radius * 0.26, c.back)
+def layers_of(scene: Scene, dice: random.Random, wide: float, high: float) -> list[Layer]:
+    """The scene's geometry in a frame `wide` by `high`, the shorter of which is 1."""
+    middle = wide / 2, high / 2
+    if scene.motif in LANDSCAPES or scene.motif in PATTERNS:
+        return (LANDSCAPES | PATTERNS)[scene.motif](dice, wide, high)
+    if scene.relation:
+        return _related(scene, dice, wide, high)
 
+    def stand(x: float, y: float, radius: float) -> list[Layer]:
+        shape = (SHAPES | CENTREPIECES)[scene.motif](dice)
+        x, y = (at + dice.uniform(-SHIFT, SHIFT) for at in (x, y))
+        return placed(shape, x, y, radius * (1 + dice.uniform(-SWELL, SWELL)))
 
-def _mandala(c: Canvas) -> None:
-    count, start = c.dice.choice((8, 10)), c.dice.uniform(0, math.tau)
-    _petals(c, count, 0.98, 0.16, start)
-    c.disc(c.x, c.y, c.radius * 0.78, c.front)
-    c.disc(c.x, c.y, c.radius * 0.64, c.back)
-    for spoke in range(count):
-        c.stroke([(c.x, c.y), c.polar(start + math.tau * spoke / count, c.radius * 0.7)], c.radius * 0.1)
-    c.disc(c.x, c.y, c.radius * 0.26, c.front)
-
-
-def _stripes(c: Canvas) -> None:
-    pitch, phase = c.dice.uniform(36, 60), c.dice.uniform(0, 60)
-    x = phase - 60
-    while x < CANVAS_PX:
-        c.pen.rectangle([x, 0, x + pitch / 2, CANVAS_PX], fill=c.front)
-        x += pitch
-
-
-def _diagonal_stripes(c: Canvas) -> None:
-    pitch, phase, lean = c.dice.uniform(52, 80), c.dice.uniform(0, 80), c.dice.choice((-1, 1))
-    x = phase - 2 * CANVAS_PX
-    while x < 2 * CANVAS_PX:
-        far = x + lean * CANVAS_PX
-        c.pen.polygon(
-            [(x, 0), (x + pitch / 2, 0), (far + pitch / 2, CANVAS_PX), (far, CANVAS_PX)], fill=c.front
-        )
-        x += pitch
-
-
-def _checkerboard(c: Canvas) -> None:
-    squares, odd = c.dice.choice((4, 5, 6)), c.dice.choice((0, 1))
-    side = CANVAS_PX / squares
-    for row in range(squares):
-        for column in range(squares):
-            if (row + column) % 2 == odd:
-                left, top = column * side, row * side
-                c.pen.rectangle([left, top, left + side - 1, top + side - 1], fill=c.front)
-
-
-def _sunset_over_mountains(c: Canvas) -> None:
-    c.disc(c.x + c.dice.uniform(-30, 30), CANVAS_PX * c.dice.uniform(0.38, 0.5), c.radius * 0.55, c.front)
-    for horizon, colour in ((0.62, _mix(c.front, c.back, 0.45)), (0.8, c.front)):
-        points: list[Point] = [(0, CANVAS_PX)]
-        x, up = -c.dice.uniform(0, 40), c.dice.choice((True, False))
-        while x < CANVAS_PX + 50:
-            points.append((x, CANVAS_PX * horizon + (-26 if up else 22)))
-            x, up = x + c.dice.uniform(34, 52), not up
-        c.pen.polygon([*points, (CANVAS_PX, CANVAS_PX)], fill=colour)
-
-
-def _starburst(c: Canvas) -> None:
-    rays, start = c.dice.choice((8, 10, 12)), c.dice.uniform(0, math.tau)
-    for ray in range(rays):
-        angle = start + math.tau * ray / rays
-        far = 2 * CANVAS_PX
-        c.pen.polygon(
-            [(c.x, c.y), c.polar(angle, far), c.polar(angle + math.pi / rays, far)],
-            fill=c.front,
-        )
-
-
-def _waves(c: Canvas) -> None:
-    count, height = c.dice.choice((4, 5)), c.dice.uniform(9, 15)
-    length, phase = c.dice.uniform(90, 150), c.dice.uniform(0, math.tau)
-    pitch = CANVAS_PX / count
-    for wave in range(-1, count + 1):
-        middle = pitch * (wave + 0.5)
-        crest = [
-            (x, middle + height * math.sin(math.tau * x / length + phase))
-            for x in range(-8, CANVAS_PX + 9, 4)
+    if scene.count > 1:
+        spots = [
+            stand(middle[0] + x, middle[1] + y, GROUP_RADIUS[scene.count]) for x, y in GROUPS[scene.count]
         ]
-        c.pen.polygon([*crest, *((x, y + pitch / 2) for x, y in reversed(crest))], fill=c.front)
+        return [layer for spot in spots for layer in spot]
+    radius = RADIUS[scene.size] if scene.motif in SHAPES else 0.4
+    return stand(*middle, radius)
 
 
-def _bubbles(c: Canvas) -> None:
-    placed: list[tuple[float, float, float]] = []
-    for _ in range(60):
-        radius = c.dice.uniform(16, 38)
-        x, y = c.dice.uniform(20, CANVAS_PX - 20), c.dice.uniform(20, CANVAS_PX - 20)
-        if all(math.hypot(x - a, y - b) > radius + r + 6 for a, b, r in placed):
-            placed.append((x, y, radius))
-            c.disc(x, y, radius, c.front)
+def _related(scene: Scene, dice: random.Random, wide: float, high: float) -> list[Layer]:
+    x, y = wide / 2 + dice.uniform(-SHIFT, SHIFT), high / 2 + dice.uniform(-SHIFT, SHIFT)
+    assert scene.other
+    figure = [layer for layer in SHAPES[scene.motif](dice) if not layer.role.startswith("accent|none")]
+    if scene.relation == "over" and scene.other in LANDSCAPES:
+        frame = LANDSCAPES[scene.other](dice, wide, high * 0.62)
+        lower = [
+            replace(layer, polygons=tuple(moved(p, 0, high * 0.38) for p in layer.polygons))
+            for layer in frame
+        ]
+        return _recoloured(lower, "accent") + placed(figure, x, y - 0.24 * high, 0.15)
+    other = [layer for layer in SHAPES[scene.other](dice) if not layer.role.startswith("accent|none")]
+    if scene.relation == "over":
+        return _recoloured(placed(other, x, y + 0.22, 0.19), "accent") + placed(figure, x, y - 0.23, 0.17)
+    if scene.relation == "on":
+        return _recoloured(placed(other, x, y, 0.4), "accent") + placed(figure, x, y, 0.185)
+    around = placed(other, x, y, 0.4)[0].polygons[0]
+    closed = around[[*range(len(around)), 0, 1]]
+    drop = 0.05 if scene.other == "triangle" else 0.0
+    return [Layer("accent", (), ((closed, 0.05),)), *placed(figure, x, y + drop, 0.17)]
 
 
-def _circle(c: Canvas) -> None:
-    c.disc(c.x, c.y, c.radius, c.front)
+def _recoloured(layers: list[Layer], ink: str) -> list[Layer]:
+    """The layers in one ink and its gaps: the thing that another stands on, over or inside."""
+    roles = {"accent|gap": "gap", "gap": "gap", "accent|none": "none"}
+    return [replace(layer, role=roles.get(layer.role, ink)) for layer in layers]
 
 
-def _square(c: Canvas) -> None:
-    half = c.radius * 0.86
-    c.pen.rectangle([c.x - half, c.y - half, c.x + half, c.y + half], fill=c.front)
+def draw(scene: Scene, seed: int, width_px: int = SIZE_PX, height_px: int = SIZE_PX) -> Image.Image:
+    """The RGB picture of `scene`; the same seed gives the same pixels."""
+    dice = random.Random(f"{scene}/{seed}")
+    canvas = Canvas(scene, dice, width_px, height_px)
+    layers = layers_of(scene, dice, canvas.wide, canvas.high)
+    PAINTERS[scene.style](canvas, layers)
+    return Image.fromarray((canvas.picture + 0.5).clip(0, 255).astype(np.uint8))
 
 
-def _triangle(c: Canvas) -> None:
-    c.pen.polygon([c.polar(math.tau * (k / 3 - 0.25), c.radius * 1.1) for k in range(3)], fill=c.front)
+def _flat(canvas: Canvas, layers: list[Layer]) -> None:
+    for layer in layers:
+        if ink := canvas.role(layer.role):
+            canvas.paint(canvas.coverage(layer), canvas.colour(ink))
 
 
-def _star(c: Canvas) -> None:
-    tips = [c.polar(math.tau * (k / 10 - 0.25), c.radius * (1.12 if k % 2 == 0 else 0.5)) for k in range(10)]
-    c.pen.polygon(tips, fill=c.front)
+def _pastel(canvas: Canvas, layers: list[Layer]) -> None:
+    for layer in layers:
+        if ink := canvas.role(layer.role):
+            canvas.paint(canvas.blurred(canvas.coverage(layer), PASTEL_BLUR), canvas.colour(ink))
 
 
-def _heart(c: Canvas) -> None:
-    unit = c.radius / 16
-    points = []
-    for step in range(80):
-        t = math.tau * step / 80
-        across = 16 * math.sin(t) ** 3
-        up = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-        points.append((c.x + unit * across, c.y - unit * up))
-    c.pen.polygon(points, fill=c.front)
+def _ink(canvas: Canvas, layers: list[Layer]) -> None:
+    """Engraved: outlines; inside nothing, hatching or all ink, as the tint asks; in patterns a gap and a core."""
+    patterned = canvas.motif in INK_CORED
+    rows, columns = np.mgrid[: canvas.height_px, : canvas.width_px] / canvas.unit_px
+    wave = np.sin(2 * np.pi * (rows + columns) / INK_PITCH / np.sqrt(2))
+    slope = 2 * np.pi / INK_PITCH / canvas.unit_px  # of the wave, a pixel
+    hatch = ((wave + 0.25) / slope + 0.5).clip(0, 1).astype(np.float32)
+    for layer in layers:
+        if ink := canvas.role(layer.role):
+            whole = canvas.coverage(layer)
+            canvas.paint(whole, canvas.ground)
+            if ink == "gap":
+                continue
+            if not layer.polygons:
+                canvas.paint(whole, canvas.colour(ink))
+                canvas.paint(canvas.coverage(layer, INK_SLIT), canvas.ground)
+            elif patterned:
+                canvas.paint(canvas.inset(whole, INK_BLUR), canvas.colour(ink))
+                canvas.paint(canvas.outline(whole, INK_BLUR), canvas.colour(ink))
+            elif layer.solid or ink == "dark":
+                canvas.paint(whole, canvas.colour(ink))
+            else:
+                inside = hatch * whole * (ink != "light")
+                canvas.paint(np.maximum(inside, canvas.outline(whole, INK_BLUR)), canvas.colour(ink))
 
 
-def _crescent_moon(c: Canvas) -> None:
-    c.disc(c.x, c.y, c.radius, c.front)
-    side = c.dice.choice((-1, 1))
-    c.disc(c.x + side * c.radius * 0.48, c.y - c.radius * 0.14, c.radius * 0.82, c.back)
+def _neon(canvas: Canvas, layers: list[Layer]) -> None:
+    """Glowing tubes along the outlines; what is nearer hides what is behind it."""
+    tubes: dict[str, np.ndarray] = {}
+    cores: dict[str, np.ndarray] = {}
+    for layer in layers:
+        ink = canvas.role(layer.role)
+        if not ink:
+            continue
+        ink = ink if ink == "accent" else "main"
+        tube, core = _tube(canvas, layer)
+        whole = canvas.coverage(layer) if layer.polygons else 0.0
+        for kept in (tubes, cores):
+            for name in kept:
+                kept[name] *= 1 - whole
+        tubes[ink] = np.maximum(tubes.get(ink, 0.0), tube)
+        cores[ink] = np.maximum(cores.get(ink, 0.0), core)
+    for ink, tube in tubes.items():
+        canvas.paint(canvas.blurred(tube, NEON_GLOW_BLUR) * NEON_GLOW, canvas.colour(ink))
+    for ink, tube in tubes.items():
+        colour = canvas.colour(ink)
+        canvas.paint(tube, colour)
+        canvas.paint(cores[ink] * NEON_CORE, np.full(3, 255, np.float32))
 
 
-def _tree(c: Canvas) -> None:
-    trunk = c.radius * 0.13
-    ground = CANVAS_PX * 0.86
-    c.pen.rectangle([c.x - trunk, c.y, c.x + trunk, ground], fill=c.front)
-    c.pen.rectangle([0, ground, CANVAS_PX, CANVAS_PX], fill=c.front)
-    for across, up, radius in ((0.0, 0.62, 0.5), (-0.42, 0.22, 0.44), (0.42, 0.22, 0.44)):
-        c.disc(c.x + across * c.radius, c.y - up * c.radius, radius * c.radius, c.front)
+def _tube(canvas: Canvas, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """A tube along the layer's outline or strokes, and the bright thread in it."""
+    if not layer.polygons:
+        return canvas.coverage(layer, 0.5), canvas.coverage(layer, 0.14)
+    whole = canvas.coverage(layer)
+    if layer.solid:
+        return whole, canvas.inset(whole, NEON_BLUR) * NEON_PANEL
+    return canvas.outline(whole, NEON_BLUR), canvas.outline(whole, NEON_BLUR, 0.08)
 
 
-MOTIFS: dict[str, Callable[[Canvas], None]] = {
-    "spiral": _spiral,
-    "concentric circles": _concentric_circles,
-    "flower": _flower,
-    "mandala": _mandala,
-    "stripes": _stripes,
-    "diagonal stripes": _diagonal_stripes,
-    "checkerboard": _checkerboard,
-    "sunset over mountains": _sunset_over_mountains,
-    "starburst": _starburst,
-    "waves": _waves,
-    "bubbles": _bubbles,
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "heart": _heart,
-    "crescent moon": _crescent_moon,
-    "tree": _tree,
-}
+def _stained_glass(canvas: Canvas, layers: list[Layer]) -> None:
+    """Panes between dark leads: around every shape, and in rings and rays on the ground."""
+    rows, columns = np.mgrid[: canvas.height_px, : canvas.width_px] / canvas.unit_px
+    x, y = columns - canvas.wide / 2, rows - canvas.high / 2
+    distance, angle = np.hypot(x, y), np.arctan2(y, x) / (2 * np.pi) * LEAD_SECTORS
+    ring = sum((distance > radius).astype(int) for radius in LEAD_RINGS)
+    pane = ((np.floor(angle).astype(int) * 7 + ring * 5) % 4 - 1.5) / 1.5
+    to_ray = np.abs(angle - np.round(angle)) / LEAD_SECTORS * 2 * np.pi * distance
+    to_lead = np.minimum.reduce([to_ray, *(np.abs(distance - radius) for radius in LEAD_RINGS)])
+    leads = ((LEAD_WIDTH / 2 - to_lead) * canvas.unit_px + 0.5).clip(0, 1) * (distance > LEAD_RINGS[0] * 0.9)
+    canvas.picture = _tinted(canvas.picture, pane)
+    canvas.paint(leads.astype(np.float32), np.array(LEAD, np.float32))
+    for layer in layers:
+        if ink := canvas.role(layer.role):
+            whole = canvas.coverage(layer)
+            canvas.paint(whole, _tinted(np.broadcast_to(canvas.colour(ink), canvas.picture.shape), pane))
+            if not layer.solid:
+                canvas.paint(canvas.outline(whole, LEAD_BLUR), np.array(LEAD, np.float32))
 
-FULL_FIELD_MOTIFS = frozenset({"stripes", "diagonal stripes", "checkerboard", "starburst", "waves"})
-"""Motifs that fill the picture half and half: which colour is in front cannot be seen."""
 
-HELD_OUT_SCENES = _held_out_scenes(72)
-"""Combinations of motif and colours that training never sees; prompts for the evaluation come from these."""
+def _tinted(levels: np.ndarray, pane: np.ndarray) -> np.ndarray:
+    """`levels` (h, w, 3) lighter or darker by `pane` (h, w), -1..1."""
+    lab = palette.oklab(levels)
+    lab[..., 0] += FACET_TINT * pane
+    return palette.srgb(lab).astype(np.float32)
+
+
+PAINTERS = {"flat": _flat, "ink": _ink, "pastel": _pastel, "neon": _neon, "stained glass": _stained_glass}

@@ -3,54 +3,62 @@
 import numpy as np
 from PIL import Image
 
-from .art import FULL_FIELD_MOTIFS, PALETTE, Scene
+from .palette import PALETTE, colours, oklab
+from .scene import FULL_FIELD_MOTIFS, Scene
 
-EDGE_PX = 6  # width of the frame along the upper edge in which the background shows
-
-
-def oklab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB levels 0..255 (..., 3) to OKLab, in which distances are about as seen (Ottosson 2020)."""
-    level = rgb.astype(np.float64) / 255
-    linear = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
-    cones = linear @ np.array(
-        [
-            [0.4122214708, 0.2119034982, 0.0883024619],
-            [0.5363325363, 0.6806995451, 0.2817188376],
-            [0.0514459929, 0.1073969566, 0.6299787005],
-        ]
-    )
-    return np.cbrt(cones) @ np.array(
-        [
-            [0.2104542553, 1.9779984951, 0.0259040371],
-            [0.7936177850, -2.4285922050, 0.7827717662],
-            [-0.0040720468, 0.4505937099, -0.8086757660],
-        ]
-    )
+EDGE_SHARE = 0.03  # of the shorter side: the frame in which the background shows
+NEAR = 0.06  # OKLab distance from a palette colour up to which a pixel has that colour: glows and edges have none
 
 
-def palette_names(picture: Image.Image) -> np.ndarray:
-    """The nearest palette colour's index for every pixel, (h, w)."""
-    palette = oklab(np.array(list(PALETTE.values())))
+def nearest(picture: Image.Image, style: str) -> tuple[np.ndarray, np.ndarray]:
+    """For every pixel the index of the nearest palette colour, and whether it is near; both (h, w)."""
+    palette = oklab(colours(style))
     pixels = oklab(np.asarray(picture.convert("RGB")))
-    return ((pixels[:, :, None] - palette) ** 2).sum(-1).argmin(-1)
+    distance = np.linalg.norm(pixels[:, :, None] - palette, axis=-1)
+    return distance.argmin(-1), distance.min(-1) < NEAR
 
 
-def seen_colours(picture: Image.Image) -> tuple[str, str]:
-    """(foreground, background): behind fills the upper frame, in front fills most of the rest."""
-    names, indexes = list(PALETTE), palette_names(picture)
-    half = indexes.shape[0] // 2
-    frame = np.concatenate(
-        [indexes[:EDGE_PX].ravel(), indexes[:half, :EDGE_PX].ravel(), indexes[:half, -EDGE_PX:].ravel()]
-    )
-    counts = np.bincount(indexes.ravel(), minlength=len(names))
-    background = int(np.bincount(frame, minlength=len(names)).argmax())
-    counts[background] = 0
-    return names[int(counts.argmax())], names[background]
+def _ranked(names: np.ndarray) -> list[str]:
+    counts = np.bincount(names.ravel(), minlength=len(PALETTE))
+    all_names = list(PALETTE)
+    return [all_names[k] for k in counts.argsort()[::-1] if counts[k]]
+
+
+def seen_colours(picture: Image.Image, scene: Scene) -> tuple[str, str]:
+    """(foreground, background) as palette names: behind fills the upper frame, in front most of the rest.
+
+    The scene's second colours, if it asks for any, are left out of the count, and so is what lies between the two
+    ends of a gradient.
+    """
+    names, near = nearest(picture, scene.style)
+    height, width = names.shape
+    edge, half = max(2, round(EDGE_SHARE * min(width, height))), height // (4 if scene.fade else 2)
+    frame = np.concatenate([names[:edge].ravel(), names[:half, :edge].ravel(), names[:half, -edge:].ravel()])
+    background = _ranked(frame)[0]
+    passed = {background, scene.accent, scene.fade, *_between(scene)}
+    for ranked in (_ranked(names[near]), _ranked(names)):
+        for name in ranked:
+            if name not in passed:
+                return name, background
+    return background, background
+
+
+def _between(scene: Scene) -> set[str]:
+    """The palette colours that a gradient passes on its way, apart from the one asked for in front."""
+    if not scene.fade:
+        return set()
+    palette = oklab(colours(scene.style))
+    all_names = list(PALETTE)
+    start, end = (palette[all_names.index(name)] for name in (scene.background, scene.fade))
+    way = start + np.linspace(0, 1, 64)[:, None] * (end - start)
+    passed = {all_names[k] for k in ((way[:, None] - palette) ** 2).sum(-1).argmin(-1)}
+    return passed - {scene.foreground}
 
 
 def shows(picture: Image.Image, scene: Scene) -> bool:
     """Whether both asked colours dominate; which is in front counts only where it can be seen."""
-    foreground, background = seen_colours(picture)
+    foreground, background = seen_colours(picture, scene)
+    asked = {scene.foreground, scene.background}
     if scene.motif in FULL_FIELD_MOTIFS:
-        return {foreground, background} == {scene.foreground, scene.background}
+        return {foreground, background} == asked
     return (foreground, background) == (scene.foreground, scene.background)

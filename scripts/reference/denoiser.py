@@ -1,6 +1,8 @@
 """The UNet and the text encoder, trained together on cached latents to predict v, down to zero signal."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,20 +10,32 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
-from . import autoencoder, data, tokens
+from . import captions, data, text, tokens
+from .latents import Latents, Size
 from .training import CHECKPOINT_EVERY_S, Budget, save_checkpoint
 
-LATENT_SIDE = 16
-TEXT_WIDTH = 128
-BATCH = 32
-LEARNING_RATE = 9e-4
-AVERAGE_DECAY = 0.998
+WIDTHS = (48, 96, 192, 192)
+NATIVE_CELLS = 32
+CELLS_A_STEP = 32 * 256  # latents in a batch: 32 pictures of 128 x 128 px, 8 of 256 x 256
+LEARNING_RATE, TEXT_LEARNING_RATE, LAST_SHARE = 8e-4, 2e-4, 0.03
+WARM_UP_STEPS = 300
+AVERAGE_DECAY = 0.999
 CAPTION_DROPOUT = 0.1  # for classifier-free guidance
 UNIFORM_SHARE = 0.15  # of the time steps; the others crowd in the middle, where the shapes are decided
 PURE_NOISE_SHARE = 0.04  # at the very first time step, where only the caption tells the colours
-SHEET_EVERY_S = 420
+REFRESH_EVERY_S = 120
+SHEET_EVERY_S = 1200
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long to train on what: sizes with their shares of the steps, and the last minutes of falling rate."""
+
+    minutes: float
+    mix: dict[Size, float]
+    falling_minutes: float = 0.0
 
 
 def scheduler() -> DDIMScheduler:
@@ -41,57 +55,20 @@ def scheduler() -> DDIMScheduler:
 
 
 def build_unet() -> UNet2DConditionModel:
+    """Narrow where there are many cells, wide where there are few: most of the work is done at 8 x 8 and 4 x 4."""
+    down, up = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
     return UNet2DConditionModel(
-        sample_size=LATENT_SIDE,
+        sample_size=NATIVE_CELLS,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(64, 128, 192),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
+        block_out_channels=WIDTHS,
+        down_block_types=("DownBlock2D", down, down, down),
+        up_block_types=(up, up, up, "UpBlock2D"),
+        cross_attention_dim=text.WIDTH,
         attention_head_dim=4,  # diffusers means the number of heads
         norm_num_groups=16,
     )
-
-
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=3 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=tokens.MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def cache_latents(work: Path, device: str, bfloat16: bool) -> torch.Tensor:
-    """Every scene's latents (n, 4, 16, 16) float16, unscaled, drawn and encoded once into work/latents.pt."""
-    path = work / "latents.pt"
-    if path.exists():
-        return torch.load(path, weights_only=True)
-    model = autoencoder.load(work, device)
-    drawn, _ = data.read_scenes(work / "scenes.jsonl")
-    parts = []
-    for start in range(0, len(drawn), 64):
-        pixels = data.pictures(drawn[start : start + 64]).to(device, torch.float32).div(127.5).sub(1)
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            latents = model.encode(pixels.contiguous(memory_format=torch.channels_last)).latents
-        parts.append(latents.contiguous().half().cpu())
-    save_checkpoint(path, torch.cat(parts))
-    return torch.cat(parts)
-
-
-def scaling_factor(latents: torch.Tensor) -> float:
-    """What the pipelines multiply latents by, so that their spread is 1."""
-    return round(1 / latents.float().std().item(), 5)
 
 
 def draw_timesteps(count: int, steps: int) -> torch.Tensor:
@@ -120,91 +97,118 @@ class Average:
             parameter.copy_(mean)
 
 
-def _parameters(unet: Module, text_encoder: Module) -> list[torch.nn.Parameter]:
-    return [*unet.parameters(), *text_encoder.parameters()]
+class Denoiser:
+    """Both networks with their optimizer and average, as they stand in work/denoiser.pt."""
+
+    def __init__(self, work: Path, device: str) -> None:
+        self._checkpoint = work / "denoiser.pt"
+        torch.manual_seed(2)
+        self.unet = build_unet().to(device)
+        self.unet.set_attn_processor(AttnProcessor())  # on so few cells plain products beat the fused kernel
+        self.text_encoder = text.load(work).to(device)
+        self.average = Average(self.parameters)
+        groups = [
+            {"params": list(self.unet.parameters()), "rate": LEARNING_RATE},
+            {"params": list(self.text_encoder.parameters()), "rate": TEXT_LEARNING_RATE},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        self.spent_s, self.step, self.scaling_factor = 0.0, 0, 0.0
+        if self._checkpoint.exists():
+            state = torch.load(self._checkpoint, map_location=device, weights_only=True)
+            self.unet.load_state_dict(state["unet"])
+            self.text_encoder.load_state_dict(state["text_encoder"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.shadow = state["average"]
+            self.spent_s, self.step = state["spent_s"], state["step"]
+            self.scaling_factor = state["scaling_factor"]
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.unet.parameters(), *self.text_encoder.parameters()]
+
+    def set_rate(self, share: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * share
+
+    def learn(self, loss: torch.Tensor, step: int) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.average.follow(self.parameters, step)
+
+    def save(self, budget: Budget) -> None:
+        state = {
+            "unet": self.unet.state_dict(),
+            "text_encoder": self.text_encoder.state_dict(),
+            "average": self.average.shadow,
+            "optimizer": self.optimizer.state_dict(),
+            "spent_s": budget.spent_s,
+            "step": budget.step,
+            "scaling_factor": self.scaling_factor,
+        }
+        save_checkpoint(self._checkpoint, state)
 
 
-def load_averaged(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """The exported networks: the averages of the last checkpoint, or fresh random ones before the first."""
-    torch.manual_seed(2)
-    unet, text_encoder = build_unet(), build_text_encoder(tokens.load(work / "tokenizer"))
-    checkpoint = work / "denoiser.pt"
-    if checkpoint.exists():
-        average = Average([])
-        average.shadow = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
-        average.copy_to(_parameters(unet, text_encoder))
-    return unet.eval(), text_encoder.eval()
+def load_averaged(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, float]:
+    """The averaged networks of the last checkpoint and the latents' scaling factor."""
+    denoiser = Denoiser(work, "cpu")
+    denoiser.average.copy_to(denoiser.parameters)
+    return denoiser.unet.eval(), denoiser.text_encoder.eval(), denoiser.scaling_factor
+
+
+def v_loss(unet: Module, hidden: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Mean square error of the velocity at random time steps; `clean` (n, 4, h, w) has unit spread."""
+    products = scheduler().alphas_cumprod
+    timesteps = draw_timesteps(len(clean), len(products))
+    keep = products.sqrt()[timesteps].view(-1, 1, 1, 1).to(clean)
+    add = (1 - products).sqrt()[timesteps].view(-1, 1, 1, 1).to(clean)
+    noise = torch.randn_like(clean)
+    with sdpa_kernel(SDPBackend.MATH):
+        guess = unet(keep * clean + add * noise, timesteps.to(clean.device), hidden).sample
+    return (guess.float() - (keep * noise - add * clean)).pow(2).mean()
 
 
 def train(
-    work: Path, minutes: float, device: str, bfloat16: bool, on_milestone: Callable[[int], None]
+    work: Path, course: Course, device: str, bfloat16: bool, on_milestone: Callable[[int], None]
 ) -> None:
-    """Train (or go on) to `minutes`, writing work/denoiser.pt; `on_milestone(step)` comes now and then."""
-    checkpoint = work / "denoiser.pt"
-    latents = cache_latents(work, device, bfloat16)
-    latents = latents.float() * scaling_factor(latents)
+    """Train (or go on) as `course` says, writing work/denoiser.pt; `on_milestone(step)` comes now and then."""
+    denoiser = Denoiser(work, device)
+    sizes, weights = list(course.mix), list(course.mix.values())
+    latents = Latents(work, sizes)
+    if not denoiser.scaling_factor:
+        denoiser.scaling_factor = round(1 / latents.spread(sizes[0]), 5)
     tokenizer = tokens.load(work / "tokenizer")
-    _, captions = data.read_scenes(work / "scenes.jsonl")
-    numbers = tokens.encode(tokenizer, [text for texts in captions for text in texts])
-    numbers = numbers.view(len(captions), data.CAPTIONS_PER_SCENE, tokens.MAX_TOKENS)
-    nothing = tokens.encode(tokenizer, [""])[0]
-    signal = scheduler().alphas_cumprod.sqrt()
-    spread = (1 - scheduler().alphas_cumprod).sqrt()
-
-    torch.manual_seed(2)
-    unet, text_encoder = build_unet().to(device), build_text_encoder(tokenizer).to(device)
-    unet.set_attn_processor(AttnProcessor())  # on so few tokens plain products beat the fused kernel on a CPU
-    parameters = _parameters(unet, text_encoder)
-    average = Average(parameters)
-    optimizer = torch.optim.AdamW(
-        parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
-    )
-    budget = Budget("denoiser", minutes, device)
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        text_encoder.load_state_dict(state["text_encoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.shadow = state["average"]
-        budget = Budget("denoiser", minutes, device, state["spent_s"], state["step"])
-    saved_at_s = sheet_at_s = budget.spent_s
-
-    def save() -> None:
-        state = {
-            "unet": unet.state_dict(),
-            "text_encoder": text_encoder.state_dict(),
-            "average": average.shadow,
-        }
-        state |= {"optimizer": optimizer.state_dict(), "spent_s": budget.spent_s, "step": budget.step}
-        save_checkpoint(checkpoint, state)
+    scenes = data.read_scenes(work / "scenes.jsonl")
+    budget = Budget("denoiser", course.minutes, device, denoiser.spent_s, denoiser.step)
+    torch.manual_seed(2 + budget.step)
+    dice = random.Random(f"denoiser/{budget.step}")
+    falling_s = 60 * course.falling_minutes
+    saved_at_s = sheet_at_s = refreshed_at_s = budget.spent_s
 
     for step in budget.steps():
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 200) * max(0.02, 1 - budget.share_spent)
-        chosen = torch.randint(len(latents), (BATCH,))
-        text = numbers[chosen, torch.randint(data.CAPTIONS_PER_SCENE, (BATCH,))].clone()
-        text[torch.rand(BATCH) < CAPTION_DROPOUT] = nothing
-        timesteps = draw_timesteps(BATCH, len(signal))
-        clean = latents[chosen]
-        noise = torch.randn_like(clean)
-        keep, add = signal[timesteps].view(-1, 1, 1, 1), spread[timesteps].view(-1, 1, 1, 1)
-        noisy, wanted = keep * clean + add * noise, keep * noise - add * clean
-        with torch.autocast(device, torch.bfloat16, enabled=bfloat16), sdpa_kernel(SDPBackend.MATH):
-            hidden = text_encoder(text.to(device)).last_hidden_state
-            guess = unet(noisy.to(device), timesteps.to(device), hidden).sample
-        loss = (guess.float() - wanted.to(device)).pow(2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.follow(parameters, step)
+        left_s = budget.limit_s - budget.spent_s
+        fallen = max(LAST_SHARE, left_s / falling_s) if left_s < falling_s else 1.0
+        denoiser.set_rate(min(1.0, (step + 1) / WARM_UP_STEPS) * fallen)
+        size = dice.choices(sizes, weights)[0]
+        count = max(4, CELLS_A_STEP * 64 // (size.width * size.height))
+        clean, numbers = latents.draw(size, count)
+        texts = [captions.caption(scenes[n], dice) for n in numbers]
+        asked = tokens.encode(tokenizer, ["" if dice.random() < CAPTION_DROPOUT else t for t in texts])
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            hidden = denoiser.text_encoder(asked.to(device)).last_hidden_state
+            loss = v_loss(denoiser.unet, hidden, clean.to(device) * denoiser.scaling_factor)
+        denoiser.learn(loss, step)
         budget.got_loss(loss.item())
+        if budget.spent_s - refreshed_at_s > REFRESH_EVERY_S:
+            refreshed_at_s = budget.spent_s
+            latents.refresh()
         if budget.spent_s - saved_at_s > CHECKPOINT_EVERY_S:
             saved_at_s = budget.spent_s
-            save()
+            denoiser.save(budget)
         if budget.spent_s - sheet_at_s > SHEET_EVERY_S:
             sheet_at_s = budget.spent_s
-            save()
+            denoiser.save(budget)
             on_milestone(step)
-    save()
+    denoiser.save(budget)
     on_milestone(budget.step)

@@ -1,19 +1,24 @@
-"""The trained parts as one diffusers folder that the stock StableDiffusionPipeline loads."""
+"""The trained parts as one diffusers folder that the stock pipelines load, and pictures drawn by it."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from . import art, autoencoder, data, denoiser, tokens
+from protocol.wire.noise import normals
 
-PREVIEW_SCENES = 512
-CELL_PX = 8  # what one latent covers
-SHEET_STEPS = 12
-SHEET_GUIDANCE = 3.5
+from . import autoencoder, captions, data, denoiser, tokens
+from .latents import Size
+from .scene import COUNTS, RELATIONS, SHAPES, STYLES, Scene, random_scene
+
+PREVIEW_PICTURES = 384
+STEPS, GUIDANCE = 12, 3.0  # what the card recommends
+SHEET_COLUMNS = 9
 SAMPLERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
 
 
@@ -23,11 +28,10 @@ def export(work: Path, folder: Path) -> None:
     The UNet and the autoencoder are stored in half precision, which diffusers widens when it loads them bare.
     transformers keeps what it finds, so the small text encoder is stored in single precision.
     """
-    unet, text_encoder = denoiser.load_averaged(work)
+    unet, text_encoder, factor = denoiser.load_averaged(work)
     vae = autoencoder.load(work, "cpu")
-    latents = torch.load(work / "latents.pt", weights_only=True)
-    factor = denoiser.scaling_factor(latents)
     vae.register_to_config(scaling_factor=factor)
+    preview = fit_preview(vae, factor)
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=text_encoder,
@@ -42,8 +46,6 @@ def export(work: Path, folder: Path) -> None:
     _drop_config_entry(folder / "vae" / "config.json", "block_out_channels")
     for name in tokens.OLDER_FILES:
         shutil.copy(work / "tokenizer" / name, folder / "tokenizer" / name)
-    drawn, _ = data.read_scenes(work / "scenes.jsonl")
-    preview = fit_preview(latents[:PREVIEW_SCENES].float() * factor, data.pictures(drawn[:PREVIEW_SCENES]))
     (folder / "preview.json").write_text(json.dumps(preview, indent=2) + "\n")
 
 
@@ -54,13 +56,15 @@ def _drop_config_entry(path: Path, name: str) -> None:
     path.write_text(json.dumps(entries, indent=2) + "\n")
 
 
-def fit_preview(latents: torch.Tensor, pixels: torch.Tensor) -> dict[str, list]:
-    """Least squares from scaled latents (n, 4, h, w) to the mean colour 0..1 of each 8 x 8 pixels."""
-    colours = torch.nn.functional.avg_pool2d(pixels.float() / 255, CELL_PX)
+def fit_preview(vae: torch.nn.Module, factor: float) -> dict[str, list]:
+    """Least squares from scaled latents to the mean colour 0..1 of the 8 x 8 pixels that each stands for."""
+    pixels = autoencoder.levels(data.unseen_pictures(PREVIEW_PICTURES, autoencoder.SMALL_PX))
+    with torch.no_grad():
+        latents = vae.encode(pixels).latents * factor
+    colours = torch.nn.functional.avg_pool2d(pixels / 2 + 0.5, autoencoder.CELL_PX)
     inputs = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
-    wanted = colours.permute(0, 2, 3, 1).reshape(-1, 3)
-    solution = torch.linalg.lstsq(inputs, wanted).solution
+    solution = torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).reshape(-1, 3)).solution
     rows = [[round(value, 5) for value in row] for row in solution.tolist()]
     return {"weights": rows[:-1], "bias": rows[-1]}
 
@@ -73,32 +77,82 @@ def load_pipeline(folder: Path, sampler: str = "ddim", device: str = "cpu") -> S
     return pipeline
 
 
+def initial_latents(seed: int, size: Size) -> torch.Tensor:
+    """What a peer starts from: `noise/1`, (1, 4, h, w)."""
+    shape = 1, 4, size.height // autoencoder.CELL_PX, size.width // autoencoder.CELL_PX
+    numbers = normals(seed, int(np.prod(shape)))
+    return torch.from_numpy(np.frombuffer(numbers, "<f4").copy()).reshape(shape)
+
+
 def generate(
-    pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int, guidance: float
+    pipeline: StableDiffusionPipeline,
+    prompts: list[str],
+    seed: int,
+    size: Size,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
 ) -> list[Image.Image]:
-    """One picture a prompt, in batches of 16 to bound memory; picture k starts from `seed` + k."""
+    """One picture a prompt, one at a time as a peer draws them; picture k starts from the noise of `seed` + k."""
     pictures: list[Image.Image] = []
-    for start in range(0, len(prompts), 16):
-        some = prompts[start : start + 16]
-        dice = [torch.Generator().manual_seed(seed + start + k) for k in range(len(some))]
-        pictures += pipeline(some, num_inference_steps=steps, guidance_scale=guidance, generator=dice).images
+    for k, prompt in enumerate(prompts):
+        pictures += pipeline(
+            prompt,
+            width=size.width,
+            height=size.height,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            latents=initial_latents(seed + k, size).to(pipeline.device),
+        ).images
     return pictures
 
 
-def draw_sheet(
-    folder: Path, path: Path, seed: int = 3, sampler: str = "ddim", steps: int = SHEET_STEPS
-) -> None:
-    """One held-out prompt a motif, as one PNG."""
-    prompts = [
-        f"a {scene.foreground} {scene.motif} on {scene.background}"
-        for scene in art.HELD_OUT_SCENES[: len(art.MOTIFS)]
-    ]
-    pictures = generate(load_pipeline(folder, sampler), prompts, seed, steps, SHEET_GUIDANCE)
+PAIRS = (
+    *("gold/navy", "red/white", "teal/black", "white/purple", "orange/navy", "green/white", "pink/blue"),
+    *(
+        "yellow/black",
+        "sky blue/navy",
+        "purple/yellow",
+        "white/red",
+        "navy/orange",
+        "lime/black",
+        "brown/pink",
+    ),
+)
+"""Colours that go well together, foreground and background."""
+
+
+def sheet_scenes() -> list[Scene]:
+    """Every motif flat, then some of every style, number, size and relation."""
+    from .scene import MOTIFS
+
+    dice = random.Random("sheet")
+
+    def pair(k: int) -> tuple[str, str]:
+        front, back = PAIRS[k % len(PAIRS)].split("/")
+        return front, back
+
+    scenes = [Scene(motif, *pair(k)) for k, motif in enumerate(MOTIFS)]
+    for style in STYLES[1:]:
+        scenes += [Scene(dice.choice(MOTIFS), *pair(dice.randrange(99)), style=style) for _ in range(5)]
+    scenes += [Scene(dice.choice(list(SHAPES)), *pair(k), count=count) for k, count in enumerate(COUNTS)]
+    for relation in RELATIONS:
+        while (
+            scene := random_scene(dice, motif="star" if relation == "over" else None)
+        ).relation != relation:
+            pass
+        scenes.append(scene)
+    return scenes
+
+
+def draw_sheet(folder: Path, path: Path, size: Size, seed: int = 3) -> None:
+    """The scenes of `sheet_scenes`, asked for in words, as one PNG."""
+    dice = random.Random("sheet captions")
+    prompts = [captions.phrase(scene, dice) for scene in sheet_scenes()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pictures).save(path)
+    contact_sheet(generate(load_pipeline(folder), prompts, seed, size)).save(path)
 
 
-def contact_sheet(pictures: list[Image.Image], columns: int = 9) -> Image.Image:
+def contact_sheet(pictures: list[Image.Image], columns: int = SHEET_COLUMNS) -> Image.Image:
     """Pictures of one size side by side, row after row."""
     width, height = pictures[0].size
     rows = -(-len(pictures) // columns)

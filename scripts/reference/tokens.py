@@ -48,8 +48,8 @@ def load(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def encode(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Token numbers as the stock pipelines feed them: (n, MAX_TOKENS) int64, padded and cut."""
+def encode(tokenizer: CLIPTokenizer, texts: list[str], length: int = MAX_TOKENS) -> torch.Tensor:
+    """Token numbers as the stock pipelines feed them: (n, length) int64, padded and cut."""
     return tokenizer(
-        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,6 +19,14 @@ def save_checkpoint(path: Path, state: Any) -> None:
     """Write whole or not at all: an interrupted write leaves the old file."""
     unfinished = path.with_suffix(".part")
     torch.save(state, unfinished)
+    os.replace(unfinished, path)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """As `save_checkpoint`, for one array."""
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as file:
+        np.save(file, array)
     os.replace(unfinished, path)
 
 
@@ -53,6 +62,7 @@ class Budget:
             TextColumn("left {task.fields[left]}"),
         )
         first_step, started_s, logged_s, mark = self.step, time.monotonic(), time.monotonic(), self._clock()
+        first_spent_s = self.spent_s
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task(self._title, total=1.0, step=self.step, loss=0.0, rate=0.0, left="?")
             while self.spent_s < self.limit_s:
@@ -64,8 +74,8 @@ class Budget:
                 elapsed_s = time.monotonic() - started_s
                 rate = (self.step - first_step) / elapsed_s
                 share = self.share_spent
-                left_s = elapsed_s * (1 - share) / share if share and not first_step else 0.0
-                left = f"{left_s / 60:.1f} min" if left_s else "?"
+                left_s = (self.limit_s - self.spent_s) * elapsed_s / max(1e-9, self.spent_s - first_spent_s)
+                left = f"{left_s / 60:.1f} min"
                 bar.update(task, completed=share, step=self.step, loss=self._loss, rate=rate, left=left)
                 if not console.is_terminal and time.monotonic() - logged_s > LOG_EVERY_S:
                     logged_s = time.monotonic()
