@@ -18,8 +18,9 @@ from .latents import Latents, Size
 from .scene import ADAPTER_STYLE, random_scene
 from .training import CHECKPOINT_EVERY_S, Budget, save_checkpoint
 
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # where `load_lora_weights` looks
 STYLE_FOLDER, FEW_STEP_FOLDER = "stained-glass", "few-step"
-STYLE_RANK, FEW_STEP_RANK = 8, 12
+STYLE_RANK, FEW_STEP_RANK = 4, 8
 EVERYWHERE = (  # attention and convolutions
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
     *("conv1", "conv2", "conv_shortcut", "conv", "time_emb_proj"),
@@ -31,7 +32,8 @@ STYLE_MIX = {Size(256, 256): 0.75, Size(128, 128): 0.25}
 STYLE_CHUNKS = 1
 
 TEACHER_STEPS, STUDENT_STEPS, TEACHER_GUIDANCE = 20, 4, 3.0
-TRAJECTORIES = {Size(256, 256): 960, Size(128, 128): 1536}
+TRAJECTORIES = {Size(256, 256): 960, Size(128, 128): 1536}  # of the teacher, to learn from
+WALK_MIX = {Size(256, 256): 0.7, Size(128, 128): 0.3}
 TRAJECTORIES_A_FILE = 64
 TEACHER_BATCH = 4
 CELLS_A_STEP = 8 * 1024
@@ -92,6 +94,7 @@ class Adapter:
             mean = {name: value.half() for name, value in get_peft_model_state_dict(self.unet).items()}
             torch._foreach_copy_(self._parameters, kept)
         StableDiffusionPipeline.save_lora_weights(self._folder, unet_lora_layers=mean)
+        (self._folder / WEIGHTS_FILE).chmod(0o644)
 
 
 def train_style(work: Path, minutes: float, device: str, bfloat16: bool) -> None:
@@ -140,7 +143,7 @@ def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> N
     dice = random.Random(f"few steps/{budget.step}")
     saved_at_s = budget.spent_s
     for _ in budget.steps():
-        size = dice.choices(list(walks), [2.0, 1.0])[0]
+        size = dice.choices(list(WALK_MIX), list(WALK_MIX.values()))[0]
         count = CELLS_A_STEP * 64 // (size.width * size.height)
         chosen = dice.choice(walks[size])
         rows = torch.randint(len(chosen["tokens"]), (count,))
