@@ -1,5 +1,6 @@
 """The UNet and the text encoder, trained together on cached latents to predict v, down to zero signal."""
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,9 +158,14 @@ def load_averaged(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, floa
     return denoiser.unet.eval(), denoiser.text_encoder.eval(), denoiser.scaling_factor
 
 
+@functools.cache
+def _signal_shares() -> torch.Tensor:
+    return scheduler().alphas_cumprod
+
+
 def v_loss(unet: Module, hidden: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """Mean square error of the velocity at random time steps; `clean` (n, 4, h, w) has unit spread."""
-    products = scheduler().alphas_cumprod
+    products = _signal_shares()
     timesteps = draw_timesteps(len(clean), len(products))
     keep = products.sqrt()[timesteps].view(-1, 1, 1, 1).to(clean)
     add = (1 - products).sqrt()[timesteps].view(-1, 1, 1, 1).to(clean)
