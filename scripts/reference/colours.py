@@ -4,9 +4,10 @@ import numpy as np
 from PIL import Image
 
 from .palette import PALETTE, colours, oklab
-from .scene import FULL_FIELD_MOTIFS, Scene
+from .scene import ADAPTER_STYLE, FULL_FIELD_MOTIFS, Scene
 
 EDGE_SHARE = 0.03  # of the shorter side: the frame in which the background shows
+LEADS = "black"  # nearest to the colour of stained glass's leads
 NEAR = 0.06  # OKLab distance from a palette colour up to which a pixel has that colour: glows and edges have none
 
 
@@ -36,6 +37,8 @@ def seen_colours(picture: Image.Image, scene: Scene) -> tuple[str, str]:
     frame = np.concatenate([names[:edge].ravel(), names[:half, :edge].ravel(), names[:half, -edge:].ravel()])
     background = _ranked(frame)[0]
     passed = {background, scene.accent, scene.fade, *_between(scene)}
+    if scene.style == ADAPTER_STYLE and scene.foreground != LEADS:
+        passed.add(LEADS)
     for ranked in (_ranked(names[near]), _ranked(names)):
         for name in ranked:
             if name not in passed:
