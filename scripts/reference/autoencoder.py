@@ -1,6 +1,7 @@
 """The autoencoder: pixels to 4 numbers for every 8 x 8 of them and back, trained on the drawings."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 
 from . import data
+from .scene import ADAPTER_STYLE
 from .training import CHECKPOINT_EVERY_S, Budget, save_checkpoint
 
 WIDTH = 48
@@ -16,6 +18,7 @@ CELL_PX = 8  # what one latent covers
 LARGE_PX, LARGE_PICTURES = 256, 4096
 SMALL_PX, SMALL_PICTURES = 128, 6144
 FIRST_SEED = 1_000_000
+ADAPTER_STYLE_EVERY = 10  # drawings, so that the style adapter's pictures are decoded as well
 BATCH = 8
 CROP_SHARE = 0.7  # of the time on small crops, which are quick; then whole small drawings and large crops
 LEARNING_RATE, LAST_LEARNING_RATE = 1.2e-3, 1e-5
@@ -105,7 +108,10 @@ def train(work: Path, minutes: float, device: str, bfloat16: bool, decoder_only:
         budget = Budget("autoencoder", minutes, device, state["spent_s"], state["step"])
         torch.manual_seed(1 + budget.step)
     model.encoder.requires_grad_(not decoder_only)
-    scenes = data.read_scenes(work / "scenes.jsonl")
+    scenes = [
+        replace(scene, style=ADAPTER_STYLE) if k % ADAPTER_STYLE_EVERY == 0 else scene
+        for k, scene in enumerate(data.read_scenes(work / "scenes.jsonl"))
+    ]
     large = data.drawn_pictures(work / "large.npy", scenes[-LARGE_PICTURES:], FIRST_SEED, LARGE_PX)
     small = data.drawn_pictures(work / "small.npy", scenes[:SMALL_PICTURES], FIRST_SEED, SMALL_PX)
     first_s = saved_at_s = budget.spent_s
