@@ -14,7 +14,7 @@ from protocol.wire.noise import normals
 
 from . import autoencoder, captions, data, denoiser, tokens
 from .latents import Size
-from .scene import COUNTS, RELATIONS, SHAPES, STYLES, Scene, random_scene
+from .scene import COUNTS, MOTIFS, RELATIONS, SHAPES, STYLES, Scene, random_scene
 
 PREVIEW_PICTURES = 384
 STEPS, GUIDANCE = 12, 3.0  # what the card recommends
@@ -123,8 +123,6 @@ PAIRS = (
 
 def sheet_scenes() -> list[Scene]:
     """Every motif flat, then some of every style, number, size and relation."""
-    from .scene import MOTIFS
-
     dice = random.Random("sheet")
 
     def pair(k: int) -> tuple[str, str]:
