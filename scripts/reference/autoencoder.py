@@ -22,6 +22,7 @@ ADAPTER_STYLE_EVERY = 10  # drawings, so that the style adapter's pictures are d
 BATCH = 8
 CROP_SHARE = 0.7  # of the time on small crops, which are quick; then whole small drawings and large crops
 LEARNING_RATE, LAST_LEARNING_RATE = 1.2e-3, 1e-5
+SQUARED_WEIGHT, LAST_SQUARED_WEIGHT = 2.0, 8.0  # of squared over plain error; the last, of a decoder alone
 LATENT_NOISE = 0.05  # of the latents' own spread: the decoder must bear a denoiser's small errors
 HALVED_WEIGHT = 0.1
 APART_WEIGHT = 0.5
@@ -51,13 +52,15 @@ def levels(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def _difference(again: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+def _difference(again: torch.Tensor, pixels: torch.Tensor, squared_weight: float) -> torch.Tensor:
     error = again.float() - pixels
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-    return error.abs().mean() + 2 * error.pow(2).mean() + 0.5 * edges
+    return error.abs().mean() + squared_weight * error.pow(2).mean() + 0.5 * edges
 
 
-def loss_of(model: AutoencoderTiny, pixels: torch.Tensor, led: float) -> torch.Tensor:
+def loss_of(
+    model: AutoencoderTiny, pixels: torch.Tensor, led: float, squared_weight: float
+) -> torch.Tensor:
     """Colour and edges, of the picture and of its halved copy; `pixels` in -1..1.
 
     While `led` is above 0, three latents are pulled towards the cell's mean colour: left alone, colour is found late.
@@ -67,9 +70,10 @@ def loss_of(model: AutoencoderTiny, pixels: torch.Tensor, led: float) -> torch.T
     """
     latents = model.encode(pixels).latents
     noisy = latents + LATENT_NOISE * torch.randn_like(latents)
-    loss = _difference(model.decode(noisy).sample, pixels)
+    loss = _difference(model.decode(noisy).sample, pixels, squared_weight)
     halve = torch.nn.functional.avg_pool2d
-    loss = loss + HALVED_WEIGHT * _difference(model.decode(halve(noisy, 2)).sample, halve(pixels, 2))
+    halved = model.decode(halve(noisy, 2)).sample
+    loss = loss + HALVED_WEIGHT * _difference(halved, halve(pixels, 2), squared_weight)
     if led > 0:
         colour = torch.einsum(
             "nchw,dc->ndhw", torch.nn.functional.avg_pool2d(pixels, CELL_PX), OPPONENT.to(pixels)
@@ -136,7 +140,11 @@ def train(work: Path, minutes: float, device: str, bfloat16: bool, decoder_only:
         pixels = levels(_batch(large, small, step, not decoder_only and share < CROP_SHARE))
         pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            loss = loss_of(model, pixels, 0.0 if decoder_only else 1 - share / LED_SHARE)
+            loss = (
+                loss_of(model, pixels, 0.0, LAST_SQUARED_WEIGHT)
+                if decoder_only
+                else loss_of(model, pixels, 1 - share / LED_SHARE, SQUARED_WEIGHT)
+            )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

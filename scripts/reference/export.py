@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from protocol.wire.noise import normals
 
 from . import autoencoder, captions, data, denoiser, tokens
 from .latents import Size
-from .scene import COUNTS, MOTIFS, RELATIONS, SHAPES, STYLES, Scene, random_scene
+from .scene import COUNTS, MOTIFS, RELATIONS, STYLES, Scene, random_scene
+from .shapes import SHAPES
 
 PREVIEW_PICTURES = 384
 STEPS, GUIDANCE = 12, 3.0  # what the card recommends
@@ -56,7 +57,7 @@ def _drop_config_entry(path: Path, name: str) -> None:
     path.write_text(json.dumps(entries, indent=2) + "\n")
 
 
-def fit_preview(vae: torch.nn.Module, factor: float) -> dict[str, list]:
+def fit_preview(vae: AutoencoderTiny, factor: float) -> dict[str, list]:
     """Least squares from scaled latents to the mean colour 0..1 of the 8 x 8 pixels that each stands for."""
     pixels = autoencoder.levels(data.unseen_pictures(PREVIEW_PICTURES, autoencoder.SMALL_PX))
     with torch.no_grad():
@@ -107,16 +108,9 @@ def generate(
 
 
 PAIRS = (
-    *("gold/navy", "red/white", "teal/black", "white/purple", "orange/navy", "green/white", "pink/blue"),
-    *(
-        "yellow/black",
-        "sky blue/navy",
-        "purple/yellow",
-        "white/red",
-        "navy/orange",
-        "lime/black",
-        "brown/pink",
-    ),
+    *("gold on navy", "red on white", "teal on black", "white on purple", "orange on navy", "green on white"),
+    *("pink on blue", "yellow on black", "sky blue on navy", "purple on yellow", "white on red"),
+    *("navy on orange", "lime on black", "brown on pink"),
 )
 """Colours that go well together, foreground and background."""
 
@@ -126,7 +120,7 @@ def sheet_scenes() -> list[Scene]:
     dice = random.Random("sheet")
 
     def pair(k: int) -> tuple[str, str]:
-        front, back = PAIRS[k % len(PAIRS)].split("/")
+        front, back = PAIRS[k % len(PAIRS)].split(" on ")
         return front, back
 
     scenes = [Scene(motif, *pair(k)) for k, motif in enumerate(MOTIFS)]
