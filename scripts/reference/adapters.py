@@ -32,7 +32,7 @@ STYLE_MIX = {Size(256, 256): 0.75, Size(128, 128): 0.25}
 STYLE_CHUNKS = 1
 
 TEACHER_STEPS, STUDENT_STEPS, TEACHER_GUIDANCE = 20, 4, 3.0
-TRAJECTORIES = {Size(256, 256): 960, Size(128, 128): 1536}  # of the teacher, to learn from
+TRAJECTORIES = {Size(256, 256): 640, Size(128, 128): 1024}  # of the teacher, to learn from
 WALK_MIX = {Size(256, 256): 0.7, Size(128, 128): 0.3}
 TRAJECTORIES_A_FILE = 64
 TEACHER_BATCH = 4
@@ -130,7 +130,9 @@ def train_style(work: Path, minutes: float, device: str, bfloat16: bool) -> None
 
 def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> None:
     """Train (or go on) to `minutes`: one unguided step where the guided teacher takes five (Salimans and Ho, 2022)."""
-    files = {size: list(trajectories(work, size, count, device)) for size, count in TRAJECTORIES.items()}
+    files = {
+        size: list(trajectories(work, size, count, device, bfloat16)) for size, count in TRAJECTORIES.items()
+    }
     adapter = Adapter(work, FEW_STEP_FOLDER, FEW_STEP_RANK, device)
     walks = {size: [torch.load(path, weights_only=True) for path in paths] for size, paths in files.items()}
     schedule = denoiser.scheduler()
@@ -168,7 +170,7 @@ def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> N
     print(f"few-step adapter: {adapter.step} steps")
 
 
-def trajectories(work: Path, size: Size, count: int, device: str) -> Iterator[Path]:
+def trajectories(work: Path, size: Size, count: int, device: str, bfloat16: bool) -> Iterator[Path]:
     """Files of the teacher's guided walks, made where missing.
 
     `tokens` (n, MAX_TOKENS) and `states` (n, STUDENT_STEPS + 1, 4, h, w) float16: from noise to picture.
@@ -181,22 +183,17 @@ def trajectories(work: Path, size: Size, count: int, device: str) -> Iterator[Pa
         unet, text_encoder, _ = denoiser.load_averaged(work)
         unet.to(device), text_encoder.to(device)
         tokenizer = tokens.load(work / "tokenizer")
+        nothing = tokens.encode(tokenizer, [""])
         for path in track(missing, f"teacher's walks at {size}"):
             dice = random.Random(f"walk/{size}/{path.name}")
             scenes = [random_scene(dice) for _ in range(TRAJECTORIES_A_FILE)]
             asked = tokens.encode(tokenizer, [captions.caption(scene, dice) for scene in scenes])
             noise = torch.Generator().manual_seed(dice.randrange(1 << 32))
-            states = [
-                _walk(
-                    unet,
-                    text_encoder,
-                    asked[k : k + TEACHER_BATCH],
-                    tokens.encode(tokenizer, [""]),
-                    size,
-                    noise,
-                )
-                for k in range(0, len(asked), TEACHER_BATCH)
-            ]
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+                states = [
+                    _walk(unet, text_encoder, asked[k : k + TEACHER_BATCH], nothing, size, noise)
+                    for k in range(0, len(asked), TEACHER_BATCH)
+                ]
             save_checkpoint(path, {"tokens": asked, "states": torch.cat(states).half()})
     yield from paths
 
@@ -222,7 +219,7 @@ def _walk(
         stops = [state.cpu()]
         for number, timestep in enumerate(schedule.timesteps, 1):
             unguided, guided = unet(torch.cat([state, state]), timestep, hidden).sample.chunk(2)
-            v = unguided + TEACHER_GUIDANCE * (guided - unguided)
+            v = (unguided + TEACHER_GUIDANCE * (guided - unguided)).float()
             state = schedule.step(v, timestep, state).prev_sample
             if number % (TEACHER_STEPS // STUDENT_STEPS) == 0:
                 stops.append(state.cpu())

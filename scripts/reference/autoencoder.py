@@ -58,9 +58,7 @@ def _difference(again: torch.Tensor, pixels: torch.Tensor, squared_weight: float
     return error.abs().mean() + squared_weight * error.pow(2).mean() + 0.5 * edges
 
 
-def loss_of(
-    model: AutoencoderTiny, pixels: torch.Tensor, led: float, squared_weight: float
-) -> torch.Tensor:
+def loss_of(model: AutoencoderTiny, pixels: torch.Tensor, led: float, squared_weight: float) -> torch.Tensor:
     """Colour and edges, of the picture and of its halved copy; `pixels` in -1..1.
 
     While `led` is above 0, three latents are pulled towards the cell's mean colour: left alone, colour is found late.
