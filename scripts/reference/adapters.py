@@ -125,7 +125,7 @@ def train_style(work: Path, minutes: float, device: str, bfloat16: bool) -> None
             saved_at_s = budget.spent_s
             adapter.save(budget.spent_s)
     adapter.save(budget.spent_s)
-    print(f"style adapter: {adapter.step} steps")
+    print(f"style adapter: {adapter.step} steps, loss {budget.loss:.4f}")
 
 
 def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> None:
@@ -167,7 +167,7 @@ def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> N
             saved_at_s = budget.spent_s
             adapter.save(budget.spent_s)
     adapter.save(budget.spent_s)
-    print(f"few-step adapter: {adapter.step} steps")
+    print(f"few-step adapter: {adapter.step} steps, loss {budget.loss:.4f}")
 
 
 def trajectories(work: Path, size: Size, count: int, device: str, bfloat16: bool) -> Iterator[Path]:

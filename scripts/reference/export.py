@@ -12,7 +12,7 @@ from PIL import Image
 
 from protocol.wire.noise import normals
 
-from . import autoencoder, captions, data, denoiser, tokens
+from . import autoencoder, captions, colours, data, denoiser, tokens
 from .latents import Size
 from .scene import COUNTS, MOTIFS, RELATIONS, STYLES, Scene, random_scene
 from .shapes import SHAPES
@@ -62,10 +62,10 @@ def fit_preview(vae: AutoencoderTiny, factor: float) -> dict[str, list]:
     pixels = autoencoder.levels(data.unseen_pictures(PREVIEW_PICTURES, autoencoder.SMALL_PX))
     with torch.no_grad():
         latents = vae.encode(pixels).latents * factor
-    colours = torch.nn.functional.avg_pool2d(pixels / 2 + 0.5, autoencoder.CELL_PX)
+    means = torch.nn.functional.avg_pool2d(pixels / 2 + 0.5, autoencoder.CELL_PX)
     inputs = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
-    solution = torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).reshape(-1, 3)).solution
+    solution = torch.linalg.lstsq(inputs, means.permute(0, 2, 3, 1).reshape(-1, 3)).solution
     rows = [[round(value, 5) for value in row] for row in solution.tolist()]
     return {"weights": rows[:-1], "bias": rows[-1]}
 
@@ -136,12 +136,15 @@ def sheet_scenes() -> list[Scene]:
     return scenes
 
 
-def draw_sheet(folder: Path, path: Path, size: Size, seed: int = 3) -> None:
-    """The scenes of `sheet_scenes`, asked for in words, as one PNG."""
+def draw_sheet(folder: Path, path: Path, size: Size, seed: int = 3) -> str:
+    """The scenes of `sheet_scenes`, asked for in words, as one PNG; in words, how many show the asked colours."""
     dice = random.Random("sheet captions")
-    prompts = [captions.phrase(scene, dice) for scene in sheet_scenes()]
+    scenes = sheet_scenes()
+    pictures = generate(load_pipeline(folder), [captions.phrase(scene, dice) for scene in scenes], seed, size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(generate(load_pipeline(folder), prompts, seed, size)).save(path)
+    contact_sheet(pictures).save(path)
+    right = sum(colours.shows(picture, scene) for picture, scene in zip(pictures, scenes, strict=True))
+    return f"{right} of {len(scenes)} pictures show the asked colours: {path}"
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int = SHEET_COLUMNS) -> Image.Image:

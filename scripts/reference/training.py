@@ -42,14 +42,14 @@ class Budget:
         self.spent_s = spent_s
         self._title = title
         self._clock = time.process_time if device == "cpu" else time.monotonic
-        self._loss = 0.0
+        self.loss = 0.0
 
     @property
     def share_spent(self) -> float:
         return min(1.0, self.spent_s / self.limit_s) if self.limit_s else 1.0
 
     def got_loss(self, loss: float) -> None:
-        self._loss = loss if not self._loss else 0.98 * self._loss + 0.02 * loss
+        self.loss = loss if not self.loss else 0.98 * self.loss + 0.02 * loss
 
     def steps(self) -> Iterator[int]:
         """Step numbers until the budget is spent, with a bar (without a terminal: a line now and then)."""
@@ -76,11 +76,11 @@ class Budget:
                 share = self.share_spent
                 left_s = (self.limit_s - self.spent_s) * elapsed_s / max(1e-9, self.spent_s - first_spent_s)
                 left = f"{left_s / 60:.1f} min"
-                bar.update(task, completed=share, step=self.step, loss=self._loss, rate=rate, left=left)
+                bar.update(task, completed=share, step=self.step, loss=self.loss, rate=rate, left=left)
                 if not console.is_terminal and time.monotonic() - logged_s > LOG_EVERY_S:
                     logged_s = time.monotonic()
                     console.print(
-                        f"{self._title}: step {self.step}, loss {self._loss:.4f}, {rate:.2f}/s, "
+                        f"{self._title}: step {self.step}, loss {self.loss:.4f}, {rate:.2f}/s, "
                         f"{self.spent_s / 60:.1f} of {self.limit_s / 60:.1f} processor minutes, left {left}",
                         highlight=False,
                         soft_wrap=True,
