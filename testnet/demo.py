@@ -39,14 +39,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description="Starts peers on this machine, has one render a picture for another, and stops them.",
     )
     parser.add_argument("--peers", type=int, default=PEERS, metavar="N", help=f"how many, 2 to 50 ({PEERS})")
-    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help=f'what to draw ("{PROMPT}")')
+    parser.add_argument("--prompt", metavar="TEXT", help=f'what to draw ("{PROMPT}")')
     parser.add_argument(
         "--out", type=Path, default=ROOT / "out", metavar="DIR", help="where the picture goes (out/)"
+    )
+    parser.add_argument(
+        "--gallery",
+        action="store_true",
+        help="have eighteen pictures drawn at once, and put them on one sheet",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args(arguments)
     if not 2 <= options.peers <= 50:
         parser.error(f"--peers must be 2 to 50, one to ask and the others to render, not {options.peers}.")
+    if options.gallery and options.prompt is not None:
+        parser.error("--gallery has prompts of its own: leave out --prompt.")
+    if options.prompt is None:
+        options.prompt = PROMPT
     if not options.prompt.strip():
         parser.error("--prompt must say what to draw.")
     if options.out.exists() and not options.out.is_dir():
@@ -74,7 +83,10 @@ async def run(options: argparse.Namespace) -> int:
     try:
         async with swarm(config) as running:
             tell(f"Everyone knows everyone, {running.ready_us / 1e6:.1f} s after the last start.")
-            summary = await _one_picture(options, running, tell, show)
+            if options.gallery:
+                summary = await _gallery(options, running, tell)
+            else:
+                summary = await _one_picture(options, running, tell, show)
     except (SwarmError, AlreadyUp, DemoFailed) as exc:
         print(exc, file=sys.stderr)
         return 1
@@ -103,6 +115,50 @@ async def _one_picture(options: argparse.Namespace, running: Swarm, tell: Tell, 
     tell("Where the time went, from `peer why`:")
     show(_succeeded("peer why", why))
     return summary
+
+
+async def _gallery(options: argparse.Namespace, running: Swarm, tell: Tell) -> dict[str, Any]:
+    import trio
+
+    from .gallery import FIRST_SEED, PROMPTS, write_sheet
+
+    requester, providers = running.peers[-1], running.peers[:-1]
+    folder = _unused(options.out / "gallery")
+    folder.mkdir(parents=True)
+    drawn: dict[int, dict[str, Any]] = {}
+    failed: list[DemoFailed] = []
+    asked_s = trio.current_time()
+    commands = trio.CapacityLimiter(2 * len(providers))  # one is drawn, the next is being asked for
+
+    async def ask(number: int, prompt: str) -> None:
+        image = folder / f"{number + 1:02}-{_file_name(prompt)}.png"
+        arguments = ["render", "--remote", "--json", "--seed", str(FIRST_SEED + number), "-o", str(image)]
+        async with commands:
+            rendered = await requester.run_cli([*arguments, "--", prompt])
+        try:
+            summary = _summary(_succeeded("peer render", rendered))
+            chosen = _check(summary, requester, providers)
+        except DemoFailed as exc:
+            failed.append(exc)
+            nursery.cancel_scope.cancel()
+            return
+        drawn[number] = summary
+        tell(f"{len(drawn):2} of {len(PROMPTS)}: {prompt}, by p{chosen.index}.")
+
+    tell(f"p{requester.index}, which does not provide, asks the others for {len(PROMPTS)} pictures.")
+    async with trio.open_nursery() as nursery:
+        for number, prompt in enumerate(PROMPTS):
+            nursery.start_soon(ask, number, prompt)
+    if failed:
+        raise failed[0]
+    pictures = [drawn[number] for number in range(len(PROMPTS))]
+    sheet = folder.with_suffix(".png")
+    write_sheet([Path(each["image"]) for each in pictures], sheet)
+    wall_us = round((trio.current_time() - asked_s) * 1e6)
+    tell(
+        f"All {len(pictures)} are here after {wall_us / 1e6:.1f} s; the peers' renderers started in that time."
+    )
+    return {"image": str(sheet), "pictures": pictures, "wall_us": wall_us}
 
 
 async def _command(arguments: list[str]) -> str:

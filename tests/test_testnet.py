@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
-from testnet import command, demo, journals, processes
+from testnet import command, demo, gallery, journals, processes
 from testnet.swarm import ROOT, SwarmConfig, SwarmError, swarm
 
 READY_WITHIN_S = 90  # on two cores that train a model at the same time
@@ -63,7 +64,14 @@ def test_an_impossible_swarm_is_refused(settings: dict[str, int]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--peers", "1"], ["--peers", "many"], ["--wat"], ["--prompt", " "], ["--out", __file__]],
+    [
+        ["--peers", "1"],
+        ["--peers", "many"],
+        ["--wat"],
+        ["--prompt", " "],
+        ["--gallery", "--prompt", "a star"],
+        ["--out", __file__],
+    ],
 )
 def test_wrong_flags_of_the_demo_get_a_sentence_and_exit_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
@@ -244,6 +252,19 @@ def test_the_demo_draws_and_tells_of_it_in_one_object(tmp_path: Path) -> None:
         "All peers are stopped",
     ):
         assert words in err
+
+
+def test_a_gallery_is_one_sheet_of_all_pictures_in_their_order(tmp_path: Path) -> None:
+    colours = [(10 * number, 0, 255 - 10 * number) for number in range(len(gallery.PROMPTS))]
+    pictures = [tmp_path / f"{number}.png" for number in range(len(colours))]
+    for colour, picture in zip(colours, pictures, strict=True):
+        Image.new("RGB", (256, 256), colour).save(picture)
+    gallery.write_sheet(pictures, tmp_path / "sheet.png")
+    step_px = gallery.SIDE_PX + gallery.GAP_PX
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (6 * step_px - gallery.GAP_PX, 3 * step_px - gallery.GAP_PX)
+        middles = [(step_px * (k % 6) + 96, step_px * (k // 6) + 96) for k in range(len(colours))]
+        assert [sheet.getpixel(middle) for middle in middles] == colours
 
 
 @pytest.mark.slow
