@@ -11,11 +11,12 @@ from rich.table import Table
 from peer.errors import UserError
 from testnet.swarm import SwarmError
 
-from . import arguments, bulk, choice, jobs, laboratory, swarms
+from . import arguments, bulk, choice, jobs, laboratory, reference, swarms
 from .figures import Figure, NotMeasured, load_average
 
 BENCHMARKS: dict[str, Callable[[int], Awaitable[list[Figure]]]] = {
     "overhead": jobs.overhead,
+    "reference": reference.reference,
     "preview": jobs.preview,
     "transfer": bulk.transfer,
     "virtual_transfer": bulk.virtual_transfer,

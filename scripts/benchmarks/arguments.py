@@ -6,6 +6,7 @@ RUNS = 7
 MIN_RUNS = 5  # a median of fewer says little
 NAMES = {
     "overhead": "a warm job of another peer against the direct call of the same pipeline, in turn",
+    "reference": "how long the model that ships takes on one thread, called directly",
     "preview": "when the first preview arrives",
     "transfer": "small messages beside 64 MB on one connection, paced and unpaced in turn",
     "virtual_transfer": "the share of a long path, in virtual time",

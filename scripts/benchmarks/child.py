@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Child:
-    """Lines of JSON to and from `python -m MODULE`."""
+    """Lines of JSON to and from `python -m MODULE ARGUMENTS`."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -34,9 +34,9 @@ class Child:
 
 
 @asynccontextmanager
-async def child(module: str) -> AsyncIterator[Child]:
+async def child(module: str, *arguments: str) -> AsyncIterator[Child]:
     process = subprocess.Popen(  # noqa: ASYNC220 - takes a moment, before anything is measured
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,5 +1,7 @@
 """The direct diffusers call, in a process of its own: a JSON object a line in, how long it took out.
 
+`python -m scripts.benchmarks.direct [ADAPTER]`, one of peer/reference_adapters/, merged into the weights.
+
 `{"steps", "side_px", "guidance", "prompt", "seed"}` -> `{"us"}`.  Ends with its input.
 """
 
@@ -9,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-MODEL = Path(__file__).resolve().parents[2] / "peer" / "reference_model"
+PEER = Path(__file__).resolve().parents[2] / "peer"
+MODEL, ADAPTERS = PEER / "reference_model", PEER / "reference_adapters"
 
 
 def main() -> None:
@@ -27,6 +30,10 @@ def main() -> None:
     torch.set_num_interop_threads(1)
     pipe = StableDiffusionPipeline.from_pretrained(MODEL, local_files_only=True)  # fp32, as the peer
     pipe.set_progress_bar_config(disable=True)
+    for name in sys.argv[1:]:
+        pipe.load_lora_weights(ADAPTERS / name)
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -32,7 +32,7 @@ class Kind:
     guidance: float
 
 
-LONG = Kind(20, 128, 3.5)
+LONG = Kind(20, 128, 3.0)
 SHORT = Kind(4, 64, 1.0)  # without guidance a step takes some 10 ms
 
 
