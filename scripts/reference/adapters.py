@@ -1,5 +1,6 @@
 """Two LoRA adapters for the finished model: one that paints everything as stained glass, one that needs few steps."""
 
+import functools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,11 +136,7 @@ def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> N
     }
     adapter = Adapter(work, FEW_STEP_FOLDER, FEW_STEP_RANK, device)
     walks = {size: [torch.load(path, weights_only=True) for path in paths] for size, paths in files.items()}
-    schedule = denoiser.scheduler()
-    schedule.set_timesteps(STUDENT_STEPS)
-    starts = schedule.timesteps
-    products = torch.cat([schedule.alphas_cumprod[starts], torch.ones(1)])
-    signal, spread = products.sqrt(), (1 - products).sqrt()
+    starts, _ = _legs()
     budget = Budget(FEW_STEP_FOLDER, minutes, device, adapter.spent_s, adapter.step)
     torch.manual_seed(6 + budget.step)
     dice = random.Random(f"few steps/{budget.step}")
@@ -152,11 +149,7 @@ def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> N
         leg = torch.randint(STUDENT_STEPS, (count,))
         here = chosen["states"][rows, leg].float()
         there = chosen["states"][rows, leg + 1].float()
-        a, b = (signal[leg + k].view(-1, 1, 1, 1) for k in (0, 1))
-        c, d = (spread[leg + k].view(-1, 1, 1, 1) for k in (0, 1))
-        wanted = (there - (a * b + c * d) * here) / (
-            a * d - b * c
-        )  # the v that takes DDIM from here to there
+        wanted = leg_velocity(here, there, leg)
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16), sdpa_kernel(SDPBackend.MATH):
             hidden = adapter.text_encoder(chosen["tokens"][rows].to(device)).last_hidden_state
             guess = adapter.unet(here.to(device), starts[leg].to(device), hidden).sample
@@ -168,6 +161,24 @@ def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> N
             adapter.save(budget.spent_s)
     adapter.save(budget.spent_s)
     print(f"few-step adapter: {adapter.step} steps, loss {budget.loss:.4f}")
+
+
+@functools.cache
+def _legs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the student's steps start: (STUDENT_STEPS,) time steps, and the signal's share there and at the end."""
+    schedule = denoiser.scheduler()
+    schedule.set_timesteps(STUDENT_STEPS)
+    products = torch.cat([schedule.alphas_cumprod[schedule.timesteps], torch.ones(1)])
+    return schedule.timesteps, products
+
+
+def leg_velocity(here: torch.Tensor, there: torch.Tensor, leg: torch.Tensor) -> torch.Tensor:
+    """The v (n, 4, h, w) that takes one step of DDIM from the start of `leg` (n,) to the start of the next."""
+    _, products = _legs()
+    signal, spread = products.sqrt(), (1 - products).sqrt()
+    a, b = (signal[leg + k].view(-1, 1, 1, 1) for k in (0, 1))
+    c, d = (spread[leg + k].view(-1, 1, 1, 1) for k in (0, 1))
+    return (there - (a * b + c * d) * here) / (a * d - b * c)
 
 
 def trajectories(work: Path, size: Size, count: int, device: str, bfloat16: bool) -> Iterator[Path]:
