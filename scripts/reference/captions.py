@@ -89,23 +89,22 @@ STYLE_AFTER = {
 }
 FLAT_SAID = 0.2  # how often a caption says that a flat picture is flat
 
-WITH_GROUND = (
-    *(
-        "{s} on {b}",
-        "{s} on {b}",
-        "{s} on {a_b} background",
-        "{s} on {a_b} background",
-        "{s}, {b} background",
-    ),
-    *("{s} against {b}", "{s} against {a_b} background", "{a_b} background with {s}", "{b} background, {s}"),
-    *(
-        "{s} {b} background",
-        "{s} with {a_b} background",
-        "on {b}, {s}",
-        "{s} on {a_b} ground",
-        "{s} in front of {b}",
-    ),
+# The plain ones are said most; the others are wordings of them that some people use.
+PLAIN_GROUND = (
+    *("{s} on {b}", "{s} on {b}", "{s} on {a_b} background", "{s} on {a_b} background"),
+    *("{s}, {b} background", "{s} against {b}", "{s} against {a_b} background", "{s} with {a_b} background"),
+    *("{a_b} background with {s}", "{b} background, {s}", "{s} {b} background", "on {b}, {s}"),
+    *("{s} on {a_b} ground", "{s} in front of {b}"),
 )
+OTHER_GROUND = (
+    *("{s} placed on {b}", "{s} shown on {b}", "{s} set on {b}", "{s} upon {b}", "{s} drawn on {b}"),
+    *("{s} on plain {b}", "{s} on solid {b}", "{s} on a plain {b} background", "{s} over plain {b}"),
+    *("{s} over {a_b} background", "{s} over {b}", "{s} on {a_b} surface", "{s} surrounded by {b}"),
+    *("{s} on {a_b} backdrop", "{s} against {a_b} backdrop", "{s}, {b} backdrop", "{a_b} backdrop with {s}"),
+    *("{b} behind {s}", "{a_b} background behind {s}", "{s} with {b} behind it", "{s}, {b} behind"),
+    *("{s}, background {b}", "{s}; the background is {b}", "{s} and {a_b} background"),
+)
+WITH_GROUND = (*PLAIN_GROUND, *PLAIN_GROUND, *OTHER_GROUND)
 FADES = (
     *(
         "{b} to {e} gradient",
@@ -149,7 +148,10 @@ STRAY_SYLLABLES = "ka lo mi ren tus vor ze qui é ñ pa 7 42 ß 花 🙂 dre shi
 OPENING_SHARE, ENDING_SHARE, STRAY_SHARE, CAPITAL_SHARE = 0.15, 0.15, 0.05, 0.1
 WITHOUT_GROUND, WITHOUT_COLOURS, PLEASING_CONTRAST = 0.07, 0.07, 0.4
 
-UNSEEN_GROUND = ("{s} placed on {b}", "{b} behind {s}", "{s} shown on {a_b} backdrop", "{s} over plain {b}")
+UNSEEN_GROUND = (
+    *("{s} shown against {b}", "plain {b} behind {s}", "{s} placed on {a_b} backdrop"),
+    *("{s} set against {a_b} ground", "{s} drawn over solid {b}", "{a_b} surface with {s}"),
+)
 """Wordings that no training caption has: a third of the evaluation's prompts."""
 
 
