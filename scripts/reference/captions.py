@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 from .palette import contrast
-from .scene import Scene
+from .scene import FULL_FIELD_MOTIFS, Scene
 
 # Singular and plural; the first name is the most usual.  Motifs without a plural are named alike for any number.
 NAMES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -120,6 +120,7 @@ TWO_COLOURS = (
     *("{f} {m} with {c} details", "{f} {m} with {a_c} accent"),
 )
 ONE_COLOUR = ("{f} {m}", "{f} {m}", "{f} {m}", "{f} {m}", "{m} in {f}", "{f} coloured {m}")
+TWO_COLOURED = ("{f} and {c} {m}", "{f} and {c} {m}", "{f} and {c} {m}", "{m} in {f} and {c}")
 OPENINGS = (
     *("a picture of ", "generative art: ", "a poster with ", "a drawing of ", "an image of ", "a print of "),
     *(
@@ -147,6 +148,7 @@ ENDINGS = (
 STRAY_SYLLABLES = "ka lo mi ren tus vor ze qui é ñ pa 7 42 ß 花 🙂 dre shi ul ock wy ber fen".split()
 OPENING_SHARE, ENDING_SHARE, STRAY_SHARE, CAPITAL_SHARE = 0.15, 0.15, 0.05, 0.1
 WITHOUT_GROUND, WITHOUT_COLOURS, PLEASING_CONTRAST = 0.07, 0.07, 0.4
+TWO_COLOURED_SHARE = 0.25  # of captions for patterns that fill the picture half and half
 
 UNSEEN_GROUND = (
     *("{s} shown against {b}", "plain {b} behind {s}", "{s} placed on {a_b} backdrop"),
@@ -206,6 +208,19 @@ def _subject(scene: Scene, dice: random.Random, style: str, coloured: bool) -> s
     return text
 
 
+def _is_two_coloured(scene: Scene) -> bool:
+    return scene.motif in FULL_FIELD_MOTIFS and not (scene.accent or scene.fade)
+
+
+def _two_coloured(scene: Scene, dice: random.Random, style: str) -> str:
+    """A pattern of which nobody could say which colour is behind."""
+    name = _name(scene.motif, False, dice)
+    first, second = (colour_name(each, dice) for each in dice.sample((scene.foreground, scene.background), 2))
+    text = dice.choice(TWO_COLOURED).format(f=first, c=second, m=name.text)
+    text = f"{style} {text}" if style else text
+    return text if name.plural else article(text)
+
+
 def phrase(
     scene: Scene, dice: random.Random, grounds: tuple[str, ...] = WITH_GROUND, kind: str = "whole"
 ) -> str:
@@ -213,8 +228,14 @@ def phrase(
     style_said = scene.style != "flat" or dice.random() < FLAT_SAID
     before = style_said and dice.random() < 0.5
     style = dice.choice(STYLE_BEFORE[scene.style]) if before else ""
-    text = _subject(scene, dice, style, kind != "no colours")
-    if kind == "whole":
+    two_coloured = kind == "whole" and grounds is WITH_GROUND and _is_two_coloured(scene)
+    two_coloured = two_coloured and dice.random() < TWO_COLOURED_SHARE
+    text = (
+        _two_coloured(scene, dice, style)
+        if two_coloured
+        else _subject(scene, dice, style, kind != "no colours")
+    )
+    if kind == "whole" and not two_coloured:
         back = colour_name(scene.background, dice)
         if scene.fade:
             fade = dice.choice(FADES).format(b=back, e=colour_name(scene.fade, dice))
