@@ -22,7 +22,7 @@ DEFAULTS = {  # steps, guidance x 10^-6, sampler: what the authors of each famil
     "sd3": (28, 7_000_000, "flow_euler"),
     "flux": (28, 3_500_000, "flow_euler"),
 }
-REFERENCE_DEFAULTS = (12, 3_000_000, "ddim")  # peer/reference_model/README.md
+REFERENCE_DEFAULTS = (12, 2_000_000, "ddim")  # peer/reference_model/README.md
 
 
 async def statement_untrusted(node: Node, fields: Fields) -> Statement:

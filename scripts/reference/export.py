@@ -18,7 +18,7 @@ from .scene import COUNTS, MOTIFS, RELATIONS, STYLES, Scene, random_scene
 from .shapes import SHAPES
 
 PREVIEW_PICTURES = 384
-STEPS, GUIDANCE = 12, 3.0  # what the card recommends
+STEPS, GUIDANCE = 12, 2.0  # what the card recommends
 SHEET_COLUMNS = 9
 SAMPLERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
 
@@ -59,7 +59,7 @@ def _drop_config_entry(path: Path, name: str) -> None:
 
 def fit_preview(vae: AutoencoderTiny, factor: float) -> dict[str, list]:
     """Least squares from scaled latents to the mean colour 0..1 of the 8 x 8 pixels that each stands for."""
-    pixels = autoencoder.levels(data.unseen_pictures(PREVIEW_PICTURES, autoencoder.SMALL_PX))
+    pixels = autoencoder.levels(data.unseen_pictures(PREVIEW_PICTURES, autoencoder.LARGE_PX))
     with torch.no_grad():
         latents = vae.encode(pixels).latents * factor
     means = torch.nn.functional.avg_pool2d(pixels / 2 + 0.5, autoencoder.CELL_PX)
