@@ -179,6 +179,15 @@ def test_a_provider_expects_of_a_load_what_it_measured_and_promises_more():
     assert promised_load_us(0) == 0
 
 
+def test_a_provider_expects_of_a_small_model_it_never_ran_as_little_as_its_requesters_do():
+    large, small = (
+        predict_own(None, statement(), resident=True, model_bytes=size)
+        for size in (4_300_000_000, 36_000_000)
+    )
+    assert small[1] < large[1] // 10
+    assert small[2] < large[2] // 10
+
+
 def test_a_claim_at_another_size_is_scaled_by_pixels_and_less_certain():
     same, larger = predicted(), predicted(statement(width=256, height=256))
     assert larger.step_us == 4 * same.step_us

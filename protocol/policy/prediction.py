@@ -468,7 +468,8 @@ def predict_own(
     found = learned.nearest(statement.model, statement.precision, statement.pixels) if learned else None
     if found is None:
         slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
-        return load_us, max(1, slowest_us * statement.pixels // 1_000_000), UNKNOWN_FIXED_US
+        step_us = _of_size(slowest_us * statement.pixels // 1_000_000, model_bytes)
+        return load_us, max(1, step_us), _of_size(UNKNOWN_FIXED_US, model_bytes)
     step_us, fixed_us, _ = _scaled(found.step_us, found.fixed_us, found.pixels, statement.pixels)
     return load_us, max(1, step_us), fixed_us
 
