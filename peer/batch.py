@@ -37,9 +37,8 @@ class Told:
 
     events_of: Callable[[int, Asked], Events]  # of picture number ..., which was asked for then
     missed: Callable[[int, JobFailed], None]
-    expected: Callable[
-        [int | None], None
-    ]  # all are expected to be there so long from now (us); None: not known
+    # All are expected to be there so long from now (us); None: not known.
+    expected: Callable[[int | None], None]
 
 
 class BatchRun:

@@ -228,7 +228,7 @@ class Gossip:
 
     async def _ask(self, errand: Errand) -> None:
         find = errand.find
-        known = self._directory.versions()
+        known = self._directory.versions() if errand.look else {}
         news = await self._exchange(errand.peer, LOOKUP_PROTOCOL, find.to_value(), find.at_most)
         if errand.look:
             self._lookups.on_looked(sum(signed.peer not in known for signed in news))

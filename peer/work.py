@@ -143,9 +143,8 @@ class Work:
         cost_us = load_us + fixed_us + step_us * statement.steps
         max_wait_us = offer.max_wait_us
         if max_wait_us is not None and self._loading == model.id:
-            max_wait_us += self._queue.own_work_us(
-                now_us()
-            )  # who expects it to be loaded does not wait for that
+            # Who expects it to be loaded does not wait for that.
+            max_wait_us += self._queue.own_work_us(now_us())
         verdict = self._queue.offer(
             offer.attempt, requester, cost_us, max_wait_us, now_us(), due_us=due_us, last=last
         )

@@ -39,6 +39,17 @@ def test_a_budget_is_spent_by_the_clock_and_resumes_where_it_stood(monkeypatch: 
     assert run(training.Budget("a stage", 1.0, "cpu", again.spent_s, again.step), 99) == []
 
 
+def test_a_stage_is_saved_once_a_minute_and_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts.reference import training
+
+    clock = Clock()
+    monkeypatch.setattr(training.time, "process_time", clock)
+    budget, saved_s = training.Budget("a stage", 3.0, "cpu"), []
+    for _ in budget.steps(lambda: saved_s.append(budget.spent_s)):
+        clock.now_s += 10
+    assert saved_s == [70.0, 140.0, 180.0]
+
+
 def test_an_interrupted_checkpoint_leaves_the_old_one(tmp_path: Path) -> None:
     import torch
 

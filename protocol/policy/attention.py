@@ -14,8 +14,8 @@ LIKELY_EVERY_US = 700_000
 OTHERS_PER_S = 5  # of all other links together
 
 # An exchange costs 540 bytes and 0.9 ms of a core (testnet/simulation/costs.py): at most 39 a second are 21 kB/s and 3.5 %.
-# In simulation at load .6, 32 likely and 10 of the others gave p50/p95 over the oracle of 1.18/1.24 for 25 kB/s in all,
-# 24 and 5 gave 1.18/1.25 for 20.
+# In simulation at load .6, before dials were counted: 32 likely and 10 of the others gave p50/p95 over the oracle of
+# 1.18/1.24 for 25 kB/s, 24 and 5 gave 1.18/1.25 for 20.
 
 
 class Attention:

@@ -1,7 +1,5 @@
 """How long the model that ships takes on one processor thread, called directly."""
 
-import statistics
-
 from .child import child
 from .figures import Figure
 from .jobs import Kind, call
@@ -25,22 +23,18 @@ async def reference(runs: int) -> list[Figure]:
                 full_s.append(times_s[0])
                 few_s.append(times_s[1])
     return [
-        Figure(
+        Figure.median_of(
             "reference_full",
             f"{FULL.steps} steps of {FULL.side_px} px with guidance, one thread, median",
-            statistics.median(full_s),
+            full_s,
             "s",
-            runs,
             at_most=MAX_FULL_S,
-            details={"all_s": full_s},
         ),
-        Figure(
+        Figure.median_of(
             "reference_few",
             f"{FEW.steps} steps of {FEW.side_px} px with the few-step adapter, likewise",
-            statistics.median(few_s),
+            few_s,
             "s",
-            runs,
             at_most=MAX_FEW_S,
-            details={"all_s": few_s},
         ),
     ]

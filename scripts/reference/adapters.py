@@ -17,7 +17,7 @@ from transformers import CLIPTextModel
 from . import autoencoder, captions, data, denoiser, latents, tokens
 from .latents import Latents, Size
 from .scene import ADAPTER_STYLE, random_scene
-from .training import CHECKPOINT_EVERY_S, Budget, save_checkpoint
+from .training import Budget, save_checkpoint
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # where `load_lora_weights` looks
 STYLE_FOLDER, FEW_STEP_FOLDER = "stained-glass", "few-step"
@@ -109,8 +109,7 @@ def train_style(work: Path, minutes: float, device: str, bfloat16: bool) -> None
     scenes = data.read_scenes(work / "scenes.jsonl")
     budget = Budget(STYLE_FOLDER, minutes, device, adapter.spent_s, adapter.step)
     dice = random.Random(f"style/{budget.step}")
-    saved_at_s = budget.spent_s
-    for _ in budget.steps():
+    for _ in budget.steps(lambda: adapter.save(budget.spent_s)):
         size = dice.choices(sizes, weights)[0]
         clean, numbers = drawn.draw(size, CELLS_A_STEP * 64 // (size.width * size.height))
         texts = [captions.caption(scenes[n], dice) for n in numbers]
@@ -122,10 +121,6 @@ def train_style(work: Path, minutes: float, device: str, bfloat16: bool) -> None
             loss = denoiser.v_loss(adapter.unet, hidden, clean.to(device) * adapter.scaling_factor)
         adapter.learn(loss, budget.share_spent)
         budget.got_loss(loss.item())
-        if budget.spent_s - saved_at_s > CHECKPOINT_EVERY_S:
-            saved_at_s = budget.spent_s
-            adapter.save(budget.spent_s)
-    adapter.save(budget.spent_s)
     print(f"style adapter: {adapter.step} steps, loss {budget.loss:.4f}")
 
 
@@ -140,8 +135,7 @@ def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> N
     budget = Budget(FEW_STEP_FOLDER, minutes, device, adapter.spent_s, adapter.step)
     torch.manual_seed(6 + budget.step)
     dice = random.Random(f"few steps/{budget.step}")
-    saved_at_s = budget.spent_s
-    for _ in budget.steps():
+    for _ in budget.steps(lambda: adapter.save(budget.spent_s)):
         size = dice.choices(list(WALK_MIX), list(WALK_MIX.values()))[0]
         count = CELLS_A_STEP * 64 // (size.width * size.height)
         chosen = dice.choice(walks[size])
@@ -156,10 +150,6 @@ def train_few_step(work: Path, minutes: float, device: str, bfloat16: bool) -> N
         loss = (guess.float() - wanted.to(device)).pow(2).mean()
         adapter.learn(loss, budget.share_spent)
         budget.got_loss(loss.item())
-        if budget.spent_s - saved_at_s > CHECKPOINT_EVERY_S:
-            saved_at_s = budget.spent_s
-            adapter.save(budget.spent_s)
-    adapter.save(budget.spent_s)
     print(f"few-step adapter: {adapter.step} steps, loss {budget.loss:.4f}")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from . import data
 from .scene import ADAPTER_STYLE
-from .training import CHECKPOINT_EVERY_S, Budget, save_checkpoint
+from .training import Budget, save_checkpoint
 
 WIDTH = 48
 CELL_PX = 8  # what one latent covers
@@ -116,13 +116,13 @@ def train(work: Path, minutes: float, device: str, bfloat16: bool, decoder_only:
     ]
     large = data.drawn_pictures(work / "large.npy", scenes[-LARGE_PICTURES:], FIRST_SEED, LARGE_PX)
     small = data.drawn_pictures(work / "small.npy", scenes[:SMALL_PICTURES], FIRST_SEED, SMALL_PX)
-    first_s = saved_at_s = budget.spent_s
+    first_s = budget.spent_s
 
     def save() -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         save_checkpoint(checkpoint, state | {"spent_s": budget.spent_s, "step": budget.step})
 
-    for step in budget.steps():
+    for step in budget.steps(save):
         share = (
             (budget.spent_s - first_s) / max(1.0, budget.limit_s - first_s)
             if decoder_only
@@ -148,10 +148,6 @@ def train(work: Path, minutes: float, device: str, bfloat16: bool, decoder_only:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         budget.got_loss(loss.item())
-        if budget.spent_s - saved_at_s > CHECKPOINT_EVERY_S:
-            saved_at_s = budget.spent_s
-            save()
-    save()
     judge(model, work / "sheets" / "autoencoder.png")
 
 

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel
 
 from . import captions, data, text, tokens
 from .latents import Latents, Size
-from .training import CHECKPOINT_EVERY_S, Budget, save_checkpoint
+from .training import Budget, save_checkpoint
 
 WIDTHS = (48, 96, 192, 192)
 NATIVE_CELLS = 32
@@ -190,9 +190,9 @@ def train(
     torch.manual_seed(2 + budget.step)
     dice = random.Random(f"denoiser/{budget.step}")
     falling_s = 60 * course.falling_minutes
-    saved_at_s = sheet_at_s = refreshed_at_s = budget.spent_s
+    sheet_at_s = refreshed_at_s = budget.spent_s
 
-    for step in budget.steps():
+    for step in budget.steps(lambda: denoiser.save(budget)):
         left_s = budget.limit_s - budget.spent_s
         fallen = max(LAST_SHARE, left_s / falling_s) if left_s < falling_s else 1.0
         denoiser.set_rate(min(1.0, (step + 1) / WARM_UP_STEPS) * fallen)
@@ -209,12 +209,8 @@ def train(
         if budget.spent_s - refreshed_at_s > REFRESH_EVERY_S:
             refreshed_at_s = budget.spent_s
             latents.refresh()
-        if budget.spent_s - saved_at_s > CHECKPOINT_EVERY_S:
-            saved_at_s = budget.spent_s
-            denoiser.save(budget)
         if budget.spent_s - sheet_at_s > SHEET_EVERY_S:
             sheet_at_s = budget.spent_s
             denoiser.save(budget)
             on_milestone(step)
-    denoiser.save(budget)
     on_milestone(budget.step)

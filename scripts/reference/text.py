@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from . import captions, tokens
 from .palette import PALETTE
 from .scene import COUNTS, MOTIFS, RELATIONS, SIZES, STYLES, Scene, random_scene
-from .training import CHECKPOINT_EVERY_S, Budget, save_checkpoint
+from .training import Budget, save_checkpoint
 
 WIDTH, LAYERS, HEADS = 128, 3, 4
 BATCH = 96
@@ -91,13 +91,12 @@ def train(work: Path, minutes: float, device: str, bfloat16: bool) -> None:
         optimizer.load_state_dict(state["optimizer"])
         budget = Budget("text", minutes, device, state["spent_s"], state["step"])
     dice = random.Random(f"text/{budget.step}")
-    saved_at_s = budget.spent_s
 
     def save() -> None:
         state = {"reader": reader.state_dict(), "optimizer": optimizer.state_dict()}
         save_checkpoint(checkpoint, state | {"spent_s": budget.spent_s, "step": budget.step})
 
-    for step in budget.steps():
+    for step in budget.steps(save):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 200) * max(0.02, 1 - budget.share_spent)
         scenes = [random_scene(dice) for _ in range(BATCH)]
@@ -116,10 +115,6 @@ def train(work: Path, minutes: float, device: str, bfloat16: bool) -> None:
         torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimizer.step()
         budget.got_loss(loss.item())
-        if budget.spent_s - saved_at_s > CHECKPOINT_EVERY_S:
-            saved_at_s = budget.spent_s
-            save()
-    save()
     print(f"text: {understood(reader, tokenizer):.1%} of 1000 held-out captions wholly understood")
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,11 @@ class Budget:
     def got_loss(self, loss: float) -> None:
         self.loss = loss if not self.loss else 0.98 * self.loss + 0.02 * loss
 
-    def steps(self) -> Iterator[int]:
-        """Step numbers until the budget is spent, with a bar (without a terminal: a line now and then)."""
+    def steps(self, save: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """Step numbers until the budget is spent, with a bar (without a terminal: a line now and then).
+
+        `save` is called between two steps, every CHECKPOINT_EVERY_S of the budget, and at the end.
+        """
         console = Console()
         columns = (
             TextColumn("{task.description}"),
@@ -62,7 +65,7 @@ class Budget:
             TextColumn("left {task.fields[left]}"),
         )
         first_step, started_s, logged_s, mark = self.step, time.monotonic(), time.monotonic(), self._clock()
-        first_spent_s = self.spent_s
+        first_spent_s = saved_at_s = self.spent_s
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task(self._title, total=1.0, step=self.step, loss=0.0, rate=0.0, left="?")
             while self.spent_s < self.limit_s:
@@ -85,3 +88,7 @@ class Budget:
                         highlight=False,
                         soft_wrap=True,
                     )
+                if self.spent_s - saved_at_s > CHECKPOINT_EVERY_S:
+                    saved_at_s = self.spent_s
+                    save()
+        save()
