@@ -124,6 +124,7 @@ class Conversing:
         await self._close()
         self._line = await self._means.reach.open(self.attempt.choice.peer, fresh=fresh)
         self._means.lines.append(self._line)
+        self._line.talk.conversation.patience = self.attempt.plan.patience
         self._span("dial", began_us, now_us())
         return None if self._dismissed else self._line
 
@@ -291,9 +292,7 @@ class Conversing:
             self._note("accepted")
             attempt.step_us, attempt.accepted_us = message.step_us, now
             most_us = attempt.offer.offer.max_wait_us if attempt.offer is not None else None
-            # Who accepts what it should have refused is late all the same.
-            wait_us = message.wait_us if most_us is None else min(message.wait_us, most_us)
-            attempt.promised_us = attempt.choice.start_within_us(wait_us, message.load_us)
+            attempt.promised_us = attempt.choice.start_within_us(message.wait_us, message.load_us, most_us)
             attempt.leg.add_heard("offer", self._left_us, heard_us, now, observer=own)
             attempt.leg.spanned_us = now
 

@@ -12,6 +12,8 @@ from protocol.wire.task import (
     MAX_TASK_MESSAGE_BYTES,
     Accept,
     Cancel,
+    Progress,
+    Result,
     Start,
     TaskMessage,
     task_message_untrusted,
@@ -78,7 +80,11 @@ class TaskStream:
         if isinstance(message, Accept):
             self.conversation.expect_start_within(message.wait_us + message.load_us, now_us=now)
         elif isinstance(message, Start):
-            self.conversation.expect_steps_of(message.step_us)
+            self.conversation.expect_steps_of(message.step_us, now_us=now)
+        elif isinstance(message, Progress):
+            self.conversation.on_step(message.step, now_us=now)
+        elif isinstance(message, Result):
+            self.conversation.expect_bytes(message.file_bytes, now_us=now)
         return message
 
     async def _read(self) -> bytes:

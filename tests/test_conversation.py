@@ -10,10 +10,12 @@ from protocol.wire.conversation import (
     ACK_WITHIN_US,
     HEARTBEAT_US,
     KINDS,
+    LEAST_BYTES_PER_S,
     MIN_QUIET_US,
-    START_SLACK_US,
+    SLACK_US,
     TRANSITIONS,
     Conversation,
+    Patience,
     Role,
     State,
 )
@@ -106,7 +108,7 @@ def test_the_deadlines_of_a_requester():
 def test_start_has_a_deadline_that_loading_does_not_put_off():
     conversation = held(Role.REQUESTER, "offer", "accept")
     conversation.expect_start_within(3_000_000, now_us=0)
-    start_by_us = 3_000_000 + START_SLACK_US + RTT_US
+    start_by_us = 3_000_000 + SLACK_US + RTT_US
     for now_us in range(0, start_by_us, HEARTBEAT_US):
         conversation.received("loading", now_us=now_us)
         assert conversation.deadline.at_us <= start_by_us
@@ -120,9 +122,34 @@ def test_start_has_a_deadline_that_loading_does_not_put_off():
 )
 def test_progress_may_be_four_steps_late_and_never_less_than_a_second(step_us, quiet_us):
     conversation = held(Role.REQUESTER, "offer", "accept", "start")
-    conversation.expect_steps_of(step_us)
+    conversation.expect_steps_of(step_us, now_us=0)
     conversation.received("progress", now_us=7)
     assert deadline_of(conversation) == ("progress", 7 + quiet_us + RTT_US)
+
+
+def test_of_what_a_provider_says_no_more_is_believed_than_its_requester_expects():
+    conversation = held(Role.REQUESTER, "offer", "accept")
+    conversation.patience = Patience(start_us=5_000_000, step_us=500_000, run_us=9_000_000)
+    conversation.expect_start_within(10**15, now_us=0)
+    conversation.received("loading", now_us=60_000_000)
+    assert deadline_of(conversation) == ("start", 5_000_000 + SLACK_US + RTT_US)
+    conversation.received("start", now_us=0)
+    conversation.expect_steps_of(600_000_000, now_us=0)
+    assert deadline_of(conversation) == ("progress", 2_000_000 + RTT_US)
+    conversation.received("progress", now_us=60_000_000)
+    assert deadline_of(conversation) == ("step", 9_000_000 + SLACK_US + RTT_US)
+    for step, told_us, counted_from_us in (
+        (1, 1_000_000, 1_000_000),
+        (1, 2_000_000, 1_000_000),
+        (2, 3_000_000, 3_000_000),
+    ):
+        conversation.on_step(step, now_us=told_us)
+        assert deadline_of(conversation) == ("step", counted_from_us + 9_000_000 + SLACK_US + RTT_US)
+    conversation.received("result", now_us=0)
+    conversation.expect_bytes(100 * LEAST_BYTES_PER_S, now_us=0)
+    assert deadline_of(conversation) == ("bytes", MIN_QUIET_US + 2 * RTT_US)
+    conversation.received("chunk", now_us=200_000_000)
+    assert deadline_of(conversation) == ("bytes", 100_000_000 + SLACK_US + RTT_US)
 
 
 def test_four_heartbeats_fit_into_the_shortest_deadline():

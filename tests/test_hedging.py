@@ -7,9 +7,10 @@ import trio
 
 from peer.asking import JobFailed
 from peer.conversing import CANCEL_WITHIN_S, DISMISSED_S
+from protocol.policy import job
 from protocol.policy.job import HEDGE_RTT_PERCENT, HEDGE_SLACK_US
 from protocol.policy.prediction import LEAST_LOAD_PROMISE_US
-from protocol.wire.conversation import MIN_QUIET_US, START_SLACK_US
+from protocol.wire.conversation import MIN_QUIET_US, SLACK_US
 from protocol.wire.receipt import Settled, SignedReceipt
 from protocol.wire.task import Accept, Cancel, OfferMessage, Progress, Start
 
@@ -201,7 +202,8 @@ async def test_whoever_was_outrun_and_never_has_a_last_word_is_not_listened_to_f
 ):
     start_after(near, CROSSING_US)
     far.renderer.hangs_at_step, far.renderer.cancel = 1, lambda task: None
-    drawn = await alice.ask()
+    near.renderer.stage_us["step"] = 1_000
+    drawn = await alice.ask(statement(steps=200))  # of which far may take longer than it is listened to
     assert outcomes(drawn) == ["done", "outrun"]
     await trio.sleep(DISMISSED_S - 2)
     assert alice.requester.talks_with(far.id)
@@ -404,17 +406,83 @@ async def test_who_promises_to_start_far_later_than_was_asked_for_is_hedged_as_i
 
 
 async def test_where_there_is_nobody_else_a_late_start_is_waited_for(autojump_clock, alice, near):
-    start_after(near, START_SLACK_US - 1_000_000)
+    start_after(near, SLACK_US - 1_000_000)
     drawn = await alice.ask()
     assert outcomes(drawn) == ["done"]
 
 
 async def test_a_renderer_that_hangs_while_its_peer_lives_is_lost_in_the_end(autojump_clock, alice, near):
-    start_after(near, 10 * START_SLACK_US)
+    start_after(near, 10 * SLACK_US)
     began_us = now_us()
     with pytest.raises(JobFailed, match="waiting for start"):
         await alice.ask()
-    assert START_SLACK_US < now_us() - began_us < START_SLACK_US + 1_000_000
+    assert SLACK_US < now_us() - began_us < SLACK_US + 1_000_000
+
+
+@pytest.fixture
+async def promises_years(world, near, request, monkeypatch):
+    """It may not refuse, and accepts with a wait or a load of years."""
+    monkeypatch.setattr(job, "MAX_REDIRECTS", 0)
+    start_after(near, 10**15)
+
+    def promises(source, _, message):
+        absurd = source == near.id and isinstance(message, Accept)
+        return replace(message, **{request.param: 10**15}) if absurd else message
+
+    world.network.tamper = promises
+
+
+@pytest.mark.parametrize("promises_years", ["wait_us", "load_us"], indirect=True)
+async def test_who_is_made_to_take_a_picture_and_promises_it_in_years_is_hedged_within_seconds(
+    autojump_clock, alice, near, far, promises_years
+):
+    drawn = await alice.ask()
+    first, _ = drawn.attempts
+    assert first.offer.offer.max_wait_us is None
+    assert outcomes(drawn) == ["outrun", "done"]
+    assert drawn.timeline.wall_us < 17 * first.choice.busy_us + 5_000_000
+
+
+@pytest.mark.parametrize("promises_years", ["wait_us", "load_us"], indirect=True)
+async def test_who_promises_a_picture_in_years_is_lost_within_minutes_where_there_is_nobody_else(
+    autojump_clock, alice, near, promises_years
+):
+    began_us, asking = now_us(), Asking()
+    with pytest.raises(JobFailed, match="waiting for start"):
+        await alice.ask(asked=asking)
+    choice = asking.plans[0].ranked[0]
+    assert now_us() - began_us < choice.longest_start_us + SLACK_US + 1_000_000
+    assert choice.longest_start_us == LEAST_LOAD_PROMISE_US + 17 * choice.busy_us
+    (known,) = alice.directory.candidates(now_us(), own=False)
+    assert known.penalty_us > 0
+
+
+async def test_who_tells_of_steps_of_ten_minutes_may_not_be_silent_for_longer_than_its_kind(
+    autojump_clock, world, alice, near, far
+):
+    near.renderer.hangs_at_step = 2
+    frozen_us = []
+
+    def freezes(source, _, message):
+        if source == near.id and isinstance(message, Progress) and message.step and not frozen_us:
+            frozen_us.append(now_us())
+            world.network.freeze(near.id)
+        slow = source == near.id and isinstance(message, Start)
+        return replace(message, step_us=600_000_000) if slow else message
+
+    world.network.tamper = freezes
+    asking = Asking()
+    drawn = await alice.ask(asked=asking)
+    assert outcomes(drawn) == ["lost", "done"]
+    assert asking.at_us[1] - frozen_us[0] <= MIN_QUIET_US + 3 * DELAY_US
+
+
+async def test_who_says_for_ever_that_it_is_at_work_is_lost_in_the_end(autojump_clock, alice, near, far):
+    near.renderer.hangs_at_step = 2
+    drawn = await alice.ask()
+    assert outcomes(drawn) == ["lost", "done"]
+    assert "waiting for step" in drawn.attempts[0].sentence
+    assert SLACK_US < drawn.timeline.wall_us < SLACK_US + 10_000_000
 
 
 async def test_silence_before_the_start_still_loses_a_provider_within_its_deadline(

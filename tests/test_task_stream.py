@@ -12,7 +12,7 @@ from protocol.wire.conversation import (
     ACK_WITHIN_US,
     MIN_QUIET_US,
     QUIET_STEPS,
-    START_SLACK_US,
+    SLACK_US,
     Conversation,
     Role,
 )
@@ -142,7 +142,7 @@ async def test_heartbeats_keep_a_queue_alive_but_not_past_the_promised_start(aut
         with pytest.raises(PeerLost, match="waiting for start"):
             await receive_for_ever(requester)
         nursery.cancel_scope.cancel()
-    assert round((trio.current_time() - began) * 1e6) == 2_000_000 + START_SLACK_US + ROUND_TRIP_US
+    assert round((trio.current_time() - began) * 1e6) == 2_000_000 + SLACK_US + ROUND_TRIP_US
 
 
 async def test_a_transfer_that_stops_is_lost_after_a_second_and_two_round_trips(autojump_clock, ends):

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -299,6 +299,12 @@ def claimed_us(candidate: Candidate, statement: Statement, prediction: Predictio
     return (
         us["dial"] + us["offer"] + told_us + load_us + fixed_us + step_us * statement.steps + us["transfer"]
     )
+
+
+def unclaimed_step_us(candidate: Candidate, statement: Statement) -> int:
+    """One step, as it was seen of this peer or is usual of its devices' kind: nothing that it says of itself counts."""
+    model = next(model for model in candidate.advert.models if model.id == statement.model)
+    return _speed(candidate, replace(model, speeds=(), total_bytes=None), statement)[0]
 
 
 def _capable(advert: Advert, statement: Statement) -> OfferedModel | Exclusion:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..wire.conversation import Patience
 from ..wire.statement import Statement
 from .calibration import Forecast
 from .cost import USUAL, Wishes, asked_price_millionths, extra_us, in_time, nobody_in_time
@@ -24,13 +25,19 @@ from .prediction import (
     predict,
     promised_load_us,
     prompt_bytes,
+    unclaimed_step_us,
 )
+from .queue import QueueLimits
 from .timeline import duration
 
 TEMPERATURE_PERCENT = 15  # of what is contended: in simulation 10 did alike and 24 worse
 NEAR_PERCENT = 150  # of the best: who would be there by then if nobody waited anywhere, is near
 BUSY_PERCENT = 10  # of a task's own time: who is expected to let it wait for more, is busy
 MAX_NAMES_SHOWN = 8
+LONGEST_WAIT_US = 3_600_000_000  # nobody is waited for longer on a provider's word alone: an hour
+RUN_TIMES = (
+    4  # a run may take so much longer than predicted, and SLACK_US more: a hiccup makes it three times
+)
 _EULER_GAMMA = 0.5772156649015329  # the mean of the standard Gumbel distribution
 
 
@@ -57,13 +64,32 @@ class Choice(NamedTuple):
         """By then nine of ten are expected to be there."""
         return self.predicted_us + self.margin_us
 
-    def start_within_us(self, wait_us: int, load_us: int) -> int:
-        """Until START, from an ACCEPT that promises such a wait and such a load.
+    @property
+    def longest_wait_us(self) -> int:
+        """Where it may let the task wait for as long as it likes: no more than was predicted or a full queue takes.
 
-        A load of a model that it said was loaded is no excuse for being late: others may have it in memory; nor is one
-        that takes longer than anyone promises who expects what is predicted here.
+        A full queue: of tasks such as this one, as many as policy/queue.py lets wait, and the one that runs.
         """
-        return wait_us + min(load_us, promised_load_us(dict(self.spans)["load_weights"]))
+        return min(LONGEST_WAIT_US, max(self.max_wait_us, (QueueLimits.waiting + 1) * self.busy_us))
+
+    @property
+    def longest_start_us(self) -> int:
+        """What is believed of an ACCEPT before its peer counts as lost: it may load a model that it said was loaded."""
+        return self.longest_wait_us + promised_load_us(max(1, self._load_us))
+
+    @property
+    def _load_us(self) -> int:
+        return min(LONGEST_WAIT_US, dict(self.spans)["load_weights"])
+
+    def start_within_us(self, wait_us: int, load_us: int, max_wait_us: int | None = None) -> int:
+        """Until START, from an ACCEPT that promises such a wait and such a load.  `max_wait_us`: of its offer.
+
+        Who accepts what it should have refused is late all the same.  A load of a model that it said was loaded is no
+        excuse for being late: others may have it in memory; nor is one that takes longer than anyone promises who expects
+        what is predicted here.
+        """
+        most_us = self.longest_wait_us if max_wait_us is None else max_wait_us
+        return min(wait_us, most_us) + min(load_us, promised_load_us(self._load_us))
 
 
 @dataclass(frozen=True)
@@ -72,6 +98,7 @@ class Plan:
     exclusions: tuple[tuple[str, str], ...]  # (peer, sentence)
     wishes: Wishes = USUAL
     forecast: Forecast | None = None  # of the first, to be compared with what becomes of it
+    patience: Patience | None = None  # with the first
 
     def why(self) -> str:
         """Why the first rather than the second, in a sentence."""
@@ -132,8 +159,9 @@ def plan(
     extra = extra_us(capable, statement, wishes)
     scored = sorted((key + extra[index], draw, index) for key, draw, index in _scored(capable, seed))
     first, predicted = capable[scored[0][2]]
+    ranked = tuple(_choice(*capable[index], statement) for _, _, index in scored)
     return Plan(
-        ranked=tuple(_choice(*capable[index], statement) for _, _, index in scored),
+        ranked=ranked,
         exclusions=tuple((candidate.peer, exclusion.reason) for candidate, exclusion in ruled_out + late),
         wishes=wishes,
         forecast=Forecast(
@@ -143,6 +171,7 @@ def plan(
             predicted.spread_us,
             claimed_us(first, statement, predicted),
         ),
+        patience=_patience(ranked[0], first, statement),
     )
 
 
@@ -187,6 +216,19 @@ def _choice(candidate: Candidate, prediction: Prediction, statement: Statement) 
         prediction.margin_us,
         prediction.spans,
         asked_price_millionths(candidate, statement),
+    )
+
+
+def _patience(choice: Choice, candidate: Candidate, statement: Statement) -> Patience:
+    """With a peer that says what it likes: it was chosen for what is predicted of it, and is held to that.
+
+    Nobody who says that it lives needs a longer silence than its steps are known to be long, by what was seen or is usual.
+    """
+    run_us = sum(us for name, us in choice.spans if name in ("fixed", "step"))
+    return Patience(
+        start_us=choice.longest_start_us,
+        step_us=unclaimed_step_us(candidate, statement),
+        run_us=RUN_TIMES * run_us,
     )
 
 

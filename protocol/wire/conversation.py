@@ -24,9 +24,13 @@ MIN_QUIET_US = 1_000_000
 QUIET_STEPS = 4  # progress deadline = max(MIN_QUIET_US, QUIET_STEPS x predicted step)
 HEARTBEAT_US = 250_000  # LOADING or PROGRESS at least this often: four fit into the shortest deadline
 ACK_WITHIN_US = 20_000_000  # the slowest path still moves an ack in this time
-# What START may be late beyond the wait that ACCEPT promised: a peer that is heard of all the time is not lost, and whoever
-# has another to ask need not wait for this; but a renderer may hang while its peer tells of it.
-START_SLACK_US = 30_000_000
+# What START may be late beyond the wait that ACCEPT promised, and a step beyond the whole run: a peer that is heard of
+# all the time is not lost, and whoever has another to ask need not wait for this; but a renderer may hang while its peer
+# tells of it.
+SLACK_US = 30_000_000
+LEAST_BYTES_PER_S = (
+    10_000  # a transfer that is slower moves, but goes nowhere: 80 kbit/s, a tenth of a poor mobile line
+)
 
 
 class Role(enum.Enum):
@@ -98,20 +102,33 @@ KINDS = frozenset(kind for _, _, kind in TRANSITIONS)
 class Deadline:
     """What we wait for, and until when."""
 
-    waiting_for: str  # "accept", "start", "progress", "bytes"; a provider: "ack"
+    waiting_for: str  # "accept", "start", "progress", "step", "bytes"; a provider: "ack"
     at_us: int
 
 
+@dataclass(frozen=True)
+class Patience:
+    """What a requester believes of a provider's words at most, by what it expects itself."""
+
+    start_us: int  # of ACCEPT's `wait_us` and `load_us` together
+    step_us: int  # of START's
+    run_us: int  # of the whole run: so long may it go without another step, SLACK_US not counted
+
+
 class Conversation:
-    """One task stream, as one side sees it.  `round_trip_us` is what the requester knows of the path."""
+    """One task stream, as one side sees it.  `round_trip_us` is what the requester knows of the path.
+
+    `patience` is to be set before ACCEPT is heard; with None, every word is believed.
+    """
 
     def __init__(self, role: Role, *, round_trip_us: int = 0) -> None:
         self.role = role
         self.states = dict.fromkeys(Role, State.IDLE)
         self._round_trip_us = round_trip_us
+        self.patience: Patience | None = None
         self._heard_us = 0
-        self._start_by_us: int | None = None
-        self._step_us = 0
+        self._by: dict[State, Deadline] = {}  # of a provider's states, however often it is heard
+        self._step_us = self._steps_done = 0
 
     @property
     def over(self) -> bool:
@@ -123,20 +140,18 @@ class Conversation:
         if self.role is Role.PROVIDER:
             owes = self.states[Role.PROVIDER] is State.SENDING and not self.over
             return Deadline("ack", self._heard_us + ACK_WITHIN_US) if owes else None
-        quiet_us = max(MIN_QUIET_US, QUIET_STEPS * self._step_us) + self._round_trip_us
-        match self.states[Role.PROVIDER]:
+        state = self.states[Role.PROVIDER]
+        match state:
             case State.OFFERED:
-                return Deadline("accept", self._heard_us + ACCEPT_WITHIN_US + self._round_trip_us)
-            case State.ACCEPTED:
-                quiet_at_us = self._heard_us + quiet_us
-                if self._start_by_us is not None and self._start_by_us < quiet_at_us:
-                    return Deadline("start", self._start_by_us)
-                return Deadline("progress", quiet_at_us)
-            case State.RUNNING:
-                return Deadline("progress", self._heard_us + quiet_us)
+                quiet = Deadline("accept", self._heard_us + ACCEPT_WITHIN_US + self._round_trip_us)
+            case State.ACCEPTED | State.RUNNING:
+                quiet_us = max(MIN_QUIET_US, QUIET_STEPS * self._step_us)
+                quiet = Deadline("progress", self._heard_us + quiet_us + self._round_trip_us)
             case State.SENDING:
-                return Deadline("bytes", self._heard_us + MIN_QUIET_US + 2 * self._round_trip_us)
-        return None
+                quiet = Deadline("bytes", self._heard_us + MIN_QUIET_US + 2 * self._round_trip_us)
+            case _:
+                return None
+        return min(quiet, self._by.get(state, quiet), key=lambda each: each.at_us)
 
     def sent(self, kind: str, *, now_us: int) -> None:
         """We are about to send `kind`; LocalProtocolError if we may not."""
@@ -155,11 +170,32 @@ class Conversation:
 
     def expect_start_within(self, us: int, *, now_us: int) -> None:
         """ACCEPT promised a start after `us`."""
-        self._start_by_us = now_us + us + START_SLACK_US + self._round_trip_us
+        most_us = us if self.patience is None else min(us, self.patience.start_us)
+        self._expect(State.ACCEPTED, "start", most_us, now_us)
 
-    def expect_steps_of(self, us: int) -> None:
+    def expect_steps_of(self, us: int, *, now_us: int) -> None:
         """START predicted `us` a step."""
         self._step_us = us
+        if self.patience is not None:
+            self._step_us = min(us, self.patience.step_us)
+        self._expect_step(now_us)
+
+    def on_step(self, step: int, *, now_us: int) -> None:
+        """PROGRESS told that so many are done."""
+        if step > self._steps_done:
+            self._steps_done = step
+            self._expect_step(now_us)
+
+    def expect_bytes(self, count: int, *, now_us: int) -> None:
+        """RESULT announced so many."""
+        self._expect(State.SENDING, "bytes", count * 1_000_000 // LEAST_BYTES_PER_S, now_us)
+
+    def _expect_step(self, now_us: int) -> None:
+        if self.patience is not None:
+            self._expect(State.RUNNING, "step", self.patience.run_us, now_us)
+
+    def _expect(self, state: State, what: str, within_us: int, now_us: int) -> None:
+        self._by[state] = Deadline(what, now_us + within_us + SLACK_US + self._round_trip_us)
 
     def _legal(self, speaker: Role, kind: str) -> bool:
         return (speaker, self.states[speaker], kind) in TRANSITIONS

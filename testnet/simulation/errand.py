@@ -22,7 +22,7 @@ from protocol.policy.looks import look
 from protocol.policy.prediction import CONNECT_ROUND_TRIPS
 from protocol.policy.queue import Refused
 from protocol.policy.selection import NoCandidate, Plan
-from protocol.wire.conversation import ACCEPT_WITHIN_US, START_SLACK_US
+from protocol.wire.conversation import ACCEPT_WITHIN_US, SLACK_US
 from protocol.wire.hello import LiveState
 
 from .provider import Attempt
@@ -299,10 +299,12 @@ class Errand:
         now_us = self.swarm.clock.now_us
         directory.on_state(peer, state, now_us)
         known = directory.rtt(peer)
-        by_us = now_us + wait_us + load_us + START_SLACK_US + (known.min_us + known.jitter_us if known else 0)
+        choice = attempt.choice
+        within_us = min(wait_us + load_us, choice.longest_start_us)
+        by_us = now_us + within_us + SLACK_US + (known.min_us + known.jitter_us if known else 0)
         self.swarm.clock.at(by_us, self._no_start, attempt)
-        attempt.accepted = True
-        attempt.promised_us, attempt.accepted_us = attempt.choice.start_within_us(wait_us, load_us), now_us
+        attempt.accepted, attempt.accepted_us = True, now_us
+        attempt.promised_us = choice.start_within_us(wait_us, load_us, attempt.max_wait_us)
         self._carry_out(self.job.on_accepted(attempt.number, now_us + attempt.promised_us))
         self.requester.open_ahead(peer, self._round_trip_us(attempt))
         assert self.plan is not None
