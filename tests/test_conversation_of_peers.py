@@ -465,11 +465,26 @@ async def test_a_renderer_that_dies_is_told_and_the_next_peer_asked(autojump_clo
     assert well_accounted(drawn)
 
 
-async def test_what_the_requester_did_wrong_is_asked_of_nobody_else(autojump_clock, alice, near, far):
-    near.renderer.error = RenderFailed("prompt_too_long", "The prompt has 99 tokens, 77 fit.", "requester")
+TOO_LONG = RenderFailed("prompt_too_long", "The prompt has 99 tokens, 77 fit.", "requester")
+
+
+async def test_what_one_peer_says_that_the_requester_did_wrong_is_drawn_by_another(
+    autojump_clock, alice, near, far
+):
+    near.renderer.refuses = TOO_LONG
+    assert providers(await alice.ask(), near, far)
+    (known,) = alice.directory.candidates(now_us(), own=False, among=frozenset({near.id}))
+    assert known.penalty_us > 0
+
+
+async def test_what_two_peers_say_that_the_requester_did_wrong_is_asked_of_nobody_else(
+    autojump_clock, world, alice, near, far
+):
+    farthest = await world.add("farthest", delay_us=10 * FAR_DELAY_US)
+    near.renderer.refuses = far.renderer.refuses = TOO_LONG
     with pytest.raises(JobFailed, match="99 tokens"):
         await alice.ask()
-    assert not far.renderer.prompts
+    assert not farthest.renderer.prompts
 
 
 # endings

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError
 from protocol.policy.job import (
+    ENOUGH_SAY,
     HEDGE_RTT_PERCENT,
     HEDGE_SLACK_US,
     MAX_ATTEMPTS,
@@ -258,26 +259,45 @@ def test_the_next_attempt_may_be_resumed_as_often():
     )
 
 
-def test_what_the_requester_did_wrong_is_asked_of_nobody_else():
-    job = offered()
+def blamed(first="near"):
+    job = offered(first)
     job.on_accepted(job.attempts, START_IN_US)
-    assert job.on_failed(job.attempts, fault="requester", sentence="The prompt is too long.") == [
-        GiveUp("The prompt is too long.")
+    actions = job.on_failed(job.attempts, fault="requester", sentence="The prompt is too long.")
+    assert without_words(actions) == [Replan(frozenset({first}))]
+    return job
+
+
+def test_what_two_say_that_the_requester_did_wrong_is_asked_of_nobody_else():
+    job = blamed()
+    planned(job, "middle")
+    job.on_accepted(job.attempts, START_IN_US)
+    assert job.on_failed(job.attempts, fault="requester", sentence="It is far too long.") == [
+        GiveUp("It is far too long.")
     ]
 
 
-def test_what_the_provider_did_wrong_is_asked_of_another():
+def test_what_one_says_that_the_requester_did_wrong_is_the_sentence_where_nobody_else_can_be_asked():
+    assert blamed().on_no_candidate("Nobody else.") == [GiveUp("The prompt is too long.")]
+
+
+def test_who_says_that_the_requester_did_wrong_what_another_draws_is_avoided():
+    job = blamed()
+    planned(job, "middle")
+    job.on_accepted(job.attempts, START_IN_US)
+    job.on_result(job.attempts)
+    assert job.on_checked(job.attempts) == [Penalise("near"), Finish()]
+
+
+@pytest.mark.parametrize(
+    ("fault", "started"), [("provider", False), ("nobody", False), ("nobody", True), ("requester", True)]
+)
+def test_who_took_it_on_and_did_not_deliver_is_avoided_whosever_fault_it_says_that_was(fault, started):
     job = offered()
     job.on_accepted(job.attempts, START_IN_US)
-    actions = without_words(job.on_failed(job.attempts, fault="provider", sentence="Out of memory."))
+    if started:  # the renderer found nothing in it that it cannot do
+        job.on_start(job.attempts)
+    actions = without_words(job.on_failed(job.attempts, fault=fault, sentence="Out of memory."))
     assert actions == [Penalise("near"), Replan(frozenset({"near"}))]
-
-
-def test_what_was_nobodys_fault_is_asked_of_another_and_nobody_is_avoided_for_it():
-    job = offered()
-    job.on_accepted(job.attempts, START_IN_US)
-    actions = without_words(job.on_failed(job.attempts, fault="nobody", sentence="It would be too late."))
-    assert actions == [Replan(frozenset({"near"}))]
 
 
 def test_a_bad_result_is_not_fetched_again():
@@ -467,11 +487,11 @@ def test_a_refused_hedge_does_not_make_the_next_offer_forced():
         assert planned(job, "middle") == [MakeOffer("middle", job.attempts, forced=False)]
 
 
-def test_what_the_requester_did_wrong_ends_both():
-    assert hedged().on_failed(1, fault="requester", sentence="Too long.") == [
-        CancelAttempt("far", 2),
-        GiveUp("Too long."),
-    ]
+def test_what_two_say_that_the_requester_did_wrong_ends_the_job_and_one_alone_does_not():
+    job = hedged()
+    job.on_accepted(2, START_IN_US)
+    assert without_words(job.on_failed(1, fault="requester", sentence="Too long.")) == []
+    assert job.on_failed(2, fault="requester", sentence="Too long.") == [GiveUp("Too long.")]
 
 
 def test_cancelling_stops_both():
@@ -516,7 +536,7 @@ def test_a_prospect_is_what_was_predicted_before_and_after_the_start():
 HEARD = {
     "offered": ("accepted", "busy", "never", "lost", "bad"),
     "accepted": ("started", "failed", "our_fault", "lost"),
-    "started": ("received", "failed", "lost", "bad"),
+    "started": ("received", "failed", "our_fault", "lost", "bad"),
     "received": ("received", "checked", "lost", "broke", "bad"),
     "ended": (),
 }
@@ -533,6 +553,7 @@ class Swarm:
         self.who = []
         self.cancelled = Counter()
         self.faults = set()  # peers that were lost or failed
+        self.blaming = set()  # peers that said before their start that it was the requester's fault
         self.away = set()  # attempts whose connection broke while the picture came
         self.due = {}  # when, by attempt
         self.now_us = DUE_US
@@ -542,7 +563,7 @@ class Swarm:
 
     def key(self):
         state = {name: value for name, value in vars(self.job).items() if name != "_last_sentence"}
-        sets = sorted(self.faults), sorted(self.away)
+        sets = sorted(self.faults), sorted(self.blaming), sorted(self.away)
         return repr((state, self.far, self.who, self.due, self.for_hedge, sets, self.now_us))
 
     def possible(self):
@@ -574,13 +595,15 @@ class Swarm:
             self.now_us = self.due.pop(number)
             actions = job.on_hedge_due(number, self.now_us)
         else:
+            if event == "our_fault" and self.far[number - 1] == "accepted":
+                self.blaming.update([self.who[number - 1]] * (not ended))
+            elif event in ("failed", "our_fault", "lost", "bad"):
+                self.faults.add(self.who[number - 1])
             if event in GOES_ON:
                 self.far[number - 1] = event
                 self.away.discard(number)
             elif event != "broke":
                 self.far[number - 1] = "ended"
-            if event in ("failed", "lost", "bad"):
-                self.faults.add(self.who[number - 1])
             actions = {
                 "accepted": lambda: job.on_accepted(number, START_IN_US),
                 "started": lambda: job.on_start(number),
@@ -602,10 +625,10 @@ class Swarm:
         elif event == "broke":
             self.far[number - 1] = "ended"
             self.faults.add(self.who[number - 1])
-        self._carry_out(actions)
+        self._carry_out(actions, event)
         self._hold()
 
-    def _carry_out(self, actions):
+    def _carry_out(self, actions, event=None):
         job, over_at_first = self.job, self.job.over
         ends = [each for each in actions if isinstance(each, Finish | GiveUp)]
         assert len(ends) <= 1
@@ -616,7 +639,8 @@ class Swarm:
                     assert not job.under_way
                     left = [peer for peer in self.peers if peer not in excluded]
                     self._carry_out(
-                        job.on_plan(prospect(left[0]), 0) if left else job.on_no_candidate("Nobody else.")
+                        job.on_plan(prospect(left[0]), 0) if left else job.on_no_candidate("Nobody else."),
+                        event,
                     )
                 case MakeOffer(peer, number):
                     assert number == len(self.who) + 1
@@ -633,9 +657,12 @@ class Swarm:
                     assert number not in job.under_way
                     self.cancelled[number] += 1
                 case Penalise(peer):
-                    assert peer in self.faults
+                    assert peer in self.faults or (peer in self.blaming and job.state is State.DONE)
                 case Finish():
                     self.finished = True
+                case GiveUp() if event == "our_fault":
+                    nobody_left = not set(self.peers) - job._excluded()
+                    assert len(self.blaming) == ENOUGH_SAY or nobody_left or len(self.far) >= MAX_ATTEMPTS
 
     def _hold(self):
         job, alive = self.job, self.job.under_way
