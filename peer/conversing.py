@@ -58,7 +58,7 @@ class Conversing:
         self._resume_within_us: int | None = None
         self._sent_us = self._left_us = 0  # when the first word was said, and when it left this machine
         self._heard_remote_us = 0  # when it was heard, on the peer's clock of this connection
-        self._receipt_heard = False
+        self._unsettled: ReceiptMessage | None = None  # heard, and not answered yet
 
     async def run(self, forced: bool) -> None:
         """To its end, whatever that is.  Cancelled, it says CANCEL, and hears what comes of that if it comes soon."""
@@ -106,15 +106,16 @@ class Conversing:
 
     def _broke(self, exc: Exception, *, resumable: bool = True) -> None:
         attempt, job = self.attempt, self._errand.job
-        self._on_end(now_us())
         if isinstance(exc, RemoteProtocolError):
             self._note("bad", str(exc))
             actions = job.on_bad_result(attempt.number, f"what it sent does not hold ({exc})")
         else:
             self._note("lost", str(exc))
             actions = job.on_lost(attempt.number, str(exc), now_us(), resumable=resumable)
-            if attempt.number in job.under_way:
-                attempt.leg.ended_us = None  # it may come back
+        if attempt.number in job.under_way:  # it may come back
+            self._means.directory.on_ended(attempt.choice.peer, attempt.id, now_us())
+        else:
+            self._on_end(now_us())
         self._errand.carry_out(actions)
 
     # lines, and the first word on them
@@ -197,7 +198,9 @@ class Conversing:
 
     async def _take_leave(self) -> None:
         line = self._line
-        if line is not None and not self._receipt_heard and await line.talk.cancel(line.session.clock_us()):
+        if line is not None and self._unsettled is not None:
+            await self._on_last_receipt(self._unsettled, line)
+        elif line is not None and await line.talk.cancel(line.session.clock_us()):
             await self._converse(line)
 
     # what is heard
@@ -271,11 +274,12 @@ class Conversing:
                     if acknowledge is not None:
                         await talk.send(Ack(acknowledge))
                 case ReceiptMessage():
-                    self._receipt_heard = True
+                    self._unsettled = message
                     if self._dismissed:
                         await self._on_last_receipt(message, line)
                     else:
                         await self._on_receipt(message, line, now, resumed=resumed)
+                    self._unsettled = None
                     return
                 case _:
                     raise RemoteProtocolError(f"{message.KIND} is not for a requester")
@@ -323,7 +327,7 @@ class Conversing:
         )
         settled = await delivery.finish_untrusted(message.envelope, read_us)
         await self._say_settled(line, settled)
-        delivery.learn()
+        delivery.learn(resumed=resumed)
         self._errand.carry_out(self._errand.job.on_checked(attempt.number))
 
     async def _on_last_receipt(self, message: ReceiptMessage, line: Line) -> None:

@@ -22,6 +22,7 @@ class Delivery:
         self._means = means
         self._errand = errand
         self._attempt = attempt
+        self._kept: bytes | None = None  # SETTLED of what is in the ledger
         self._expected = Expected(
             means.network,
             errand.statement,
@@ -100,16 +101,18 @@ class Delivery:
         return None if signed is None else await self._keep(signed)
 
     async def _keep(self, signed: SignedReceipt) -> bytes:
-        """Into the ledger, with what is said of it."""
-        attempt, means = self._attempt, self._means
-        attempt.receipt = signed
-        settled = Settled(attempt.id, signed.envelope.hash, accepted=True)
-        envelope = settled.sign(network=means.network, private_key=means.private_key).to_bytes()
-        await means.keep(attempt, envelope, self._errand.job_id)
-        return envelope
+        """Into the ledger, once, with what is said of it."""
+        if self._kept is None:
+            attempt, means = self._attempt, self._means
+            attempt.receipt = signed
+            settled = Settled(attempt.id, signed.envelope.hash, accepted=True)
+            envelope = settled.sign(network=means.network, private_key=means.private_key).to_bytes()
+            await means.keep(attempt, envelope, self._errand.job_id)
+            self._kept = envelope
+        return self._kept
 
-    def learn(self) -> None:
-        """What the whole picture showed of the peer's speed."""
+    def learn(self, *, resumed: bool) -> None:
+        """What the whole picture showed of the peer's speed; of the line's, where it did not break meanwhile."""
         attempt, directory, statement = self._attempt, self._means.directory, self._errand.statement
         result, speeds, peer = attempt.result, directory.speeds, attempt.choice.peer
         assert result is not None
@@ -120,5 +123,5 @@ class Delivery:
             speeds.on_render(peer, statement, step_us=step_us, fixed_us=fixed_us)
         moved_us = attempt.last_byte_us - attempt.result_local_us
         rtt = directory.rtt(peer)
-        if rtt is not None and moved_us > 0:
+        if rtt is not None and moved_us > 0 and not resumed:
             speeds.on_transfer(peer, result.file_bytes, moved_us, rtt_us=rtt.min_us)

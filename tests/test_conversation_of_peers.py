@@ -318,6 +318,27 @@ async def test_a_transfer_that_breaks_is_resumed_and_nothing_rendered_twice(
     assert well_accounted(drawn)
 
 
+async def test_a_transfer_that_breaks_teaches_the_speed_of_its_peer_once_and_none_of_its_line(
+    autojump_clock, world, alice, near
+):
+    cut_midway(world, alice, near)
+    drawn = await alice.ask(statement(**LARGE))
+    assert providers(drawn, near)
+    learned = alice.directory.speeds.of(near.id)
+    assert [speed.count for speed in learned.speeds.values()] == [1]
+    assert learned.bytes_per_s is None  # how long it was away says nothing of that
+
+
+async def test_a_transfer_that_breaks_for_ever_teaches_how_fast_its_peer_drew(
+    autojump_clock, world, alice, near
+):
+    cut_midway(world, alice, near, for_ever=True)
+    with pytest.raises(JobFailed):
+        await alice.ask(statement(**LARGE))
+    (speed,) = alice.directory.speeds.of(near.id).speeds.values()
+    assert (speed.count, speed.step_us) == (1, pytest.approx(near.renderer.stage_us["step"], rel=0.1))
+
+
 @pytest.fixture
 def known_alike(alice, near, far):
     for each in (near, far):
@@ -488,6 +509,35 @@ async def test_what_two_peers_say_that_the_requester_did_wrong_is_asked_of_nobod
 
 
 # endings
+
+
+@pytest.mark.parametrize("when", ["heard", "kept", "drawn"])
+async def test_a_receipt_that_was_heard_is_kept_and_settled_even_if_its_picture_is_cancelled_then(
+    autojump_clock, alice, near, when
+):
+    scope, asked = trio.CancelScope(), Asked()
+    write, keep = alice.requester.means.journal, alice.requester.means.keep
+
+    def heard(event, **fields):
+        write(event, **fields)
+        if event == "received":
+            scope.cancel()
+
+    async def kept(*record):
+        await keep(*record)
+        scope.cancel()
+
+    changes = {"heard": {"journal": heard}, "kept": {"keep": kept}, "drawn": {}}[when]
+    alice.requester.means = replace(alice.requester.means, **changes)
+    if when == "drawn":
+        asked.drawn = type("Cancelling", (list,), {"append": lambda self, each: scope.cancel()})()
+    with scope:
+        await alice.ask(asked=asked)
+    await trio.sleep(1)
+    ((attempt, settled),) = alice.kept
+    assert attempt.receipt.envelope.to_bytes() == near.receipts[attempt.id]
+    assert near.settled == {attempt.id: settled}
+    assert alice.requester.means.lines == []
 
 
 async def test_cancelling_stops_the_renderer_and_gives_a_receipt_of_what_was_done(
