@@ -13,6 +13,7 @@ from protocol.policy.directory import Directory
 from protocol.policy.job import (
     Action,
     CancelAttempt,
+    Excuse,
     Finish,
     GiveUp,
     HedgeAt,
@@ -225,6 +226,8 @@ class _Run:
                 self._nursery.start_soon(conversing.say_cancel)
             case Penalise(peer):
                 self._directory.on_penalty(peer, now_us())
+            case Excuse(peer):
+                self._directory.on_excuse(peer, now_us())
             case Tell(sentence, number):
                 self._events.told(f"{self._name_of(number)}: {sentence}")
             case Finish():

@@ -5,7 +5,7 @@ import pytest
 
 from protocol.errors import LocalProtocolError
 from protocol.policy import directory as module
-from protocol.policy.directory import PENALTY_HALVES_US, PENALTY_US, Directory, Verdict
+from protocol.policy.directory import EXCUSE_LASTS_US, PENALTY_HALVES_US, PENALTY_US, Directory, Verdict
 from protocol.policy.rtt import Rtt
 from protocol.wire.advert import MAX_SYNC_KNOWN, SignedAdvert, known_untrusted, sync_request
 from protocol.wire.frames import FrameReader, pack
@@ -231,6 +231,15 @@ def test_the_work_of_others_stays_in_what_was_told():
     directory.on_ended(peer(NEAR), b"1", 2 * S)  # it never began
     directory.on_ended(peer(NEAR), b"1", 2 * S)
     assert only(directory, 2 * S).state.wait_us == 2 * S
+
+
+def test_whoever_fails_by_nobodys_fault_is_avoided_from_the_second_time_in_five_minutes():
+    directory = known(signed(lifetime_s=600))
+    again_us = 2 * EXCUSE_LASTS_US - 1
+    for at_us, penalty_us in ((0, 0), (EXCUSE_LASTS_US, 0), (again_us, PENALTY_US)):
+        directory.on_excuse(peer(NEAR), at_us)
+        assert only(directory, at_us).penalty_us == penalty_us
+    directory.on_excuse("stranger", 0)
 
 
 def test_a_penalty_halves_every_thirty_seconds_adds_up_and_is_bounded():

@@ -20,6 +20,7 @@ from protocol.policy.job import (
     RESUME_WITHIN_US,
     STALE_US,
     CancelAttempt,
+    Excuse,
     Finish,
     GiveUp,
     HedgeAt,
@@ -289,15 +290,22 @@ def test_who_says_that_the_requester_did_wrong_what_another_draws_is_avoided():
 
 
 @pytest.mark.parametrize(
-    ("fault", "started"), [("provider", False), ("nobody", False), ("nobody", True), ("requester", True)]
+    ("fault", "started", "avoided"),
+    [
+        ("provider", False, Penalise),
+        ("provider", True, Penalise),
+        ("nobody", False, Excuse),
+        ("nobody", True, Excuse),
+        ("requester", True, Penalise),
+    ],
 )
-def test_who_took_it_on_and_did_not_deliver_is_avoided_whosever_fault_it_says_that_was(fault, started):
+def test_what_a_provider_did_not_deliver_is_asked_of_another(fault, started, avoided):
     job = offered()
     job.on_accepted(job.attempts, START_IN_US)
     if started:  # the renderer found nothing in it that it cannot do
         job.on_start(job.attempts)
     actions = without_words(job.on_failed(job.attempts, fault=fault, sentence="Out of memory."))
-    assert actions == [Penalise("near"), Replan(frozenset({"near"}))]
+    assert actions == [avoided("near"), Replan(frozenset({"near"}))]
 
 
 def test_a_bad_result_is_not_fetched_again():

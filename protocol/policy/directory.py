@@ -22,6 +22,7 @@ MAX_SKEW_US = 600_000_000
 PENALTY_US = 10_000_000
 MAX_PENALTY_US = 120_000_000
 PENALTY_HALVES_US = 30_000_000
+EXCUSE_LASTS_US = 300_000_000  # ten half-lives: whoever is avoided for it is asked again before
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class _Peer:
     given: Given = field(default_factory=Given)
     penalty_us: int = 0  # as of penalised_us
     penalised_us: int = 0
+    excused_us: int | None = None  # when it last failed by nobody's fault
     skew_note: str | None = None
 
     @property
@@ -165,6 +167,14 @@ class Directory:
         if known is not None:
             known.penalty_us = min(MAX_PENALTY_US, _penalty(known, now_us) + PENALTY_US)
             known.penalised_us = now_us
+
+    def on_excuse(self, peer: str, now_us: int) -> None:
+        """It took on what it did not deliver, by nobody's fault as it says: once in EXCUSE_LASTS_US that costs nothing."""
+        known = self._peers.get(peer)
+        if known is not None:
+            if known.excused_us is not None and now_us - known.excused_us < EXCUSE_LASTS_US:
+                self.on_penalty(peer, now_us)
+            known.excused_us = now_us
 
     def candidates(
         self, now_us: int, *, own: bool = True, among: frozenset[str] | None = None

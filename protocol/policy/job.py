@@ -138,6 +138,13 @@ class Penalise:
 
 
 @dataclass(frozen=True)
+class Excuse:
+    """It took the picture on and ended it by nobody's fault, as it says: who says so again and again is avoided."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
 class Tell:
     """A sentence for the person, about the peer of this attempt."""
 
@@ -163,6 +170,7 @@ Action = (
     | ResumeTransfer
     | CancelAttempt
     | Penalise
+    | Excuse
     | Tell
     | Finish
     | GiveUp
@@ -330,8 +338,7 @@ class Job:
         """The provider ended the work without a picture.  `fault`: of FAILED, see wire README section 9.1.
 
         One provider's word does not end what others can do: that the fault is the requester's is believed when ENOUGH_SAY
-        so, before their START; and whoever said so of what is drawn in the end said what is not true.  Whose fault else it
-        was is not known here: who took the work on and did not deliver is avoided, and soon asked again.
+        so, before their START; and whoever said so of what is drawn in the end said what is not true.
         """
         attempt = self._of(number)
         unable = fault == "requester" and attempt.stage <= Stage.ACCEPTED
@@ -340,7 +347,8 @@ class Job:
         self._tried.add(attempt.peer)
         again = f"failed: {sentence}"
         if not unable:
-            return [Penalise(attempt.peer), *self._again(attempt, again)]
+            avoided = Excuse(attempt.peer) if fault == "nobody" else Penalise(attempt.peer)
+            return [avoided, *self._again(attempt, again)]
         self._blaming.append(attempt.peer)
         return self._give_up(sentence) if len(self._blaming) >= ENOUGH_SAY else self._again(attempt, again)
 
