@@ -13,10 +13,34 @@ from .host import Host
 from .network import HostError
 from .store.ledger import KnownPeer, Ledger
 
-JOIN_EVERY_S = 5.0
-JOIN_AGAIN_S = 1.0  # while nobody is connected
+LOOK_EVERY_S = 5.0
+ALONE_EVERY_S = 1.0  # while nobody is connected
 REMEMBERED = 16  # so many of those seen last are tried, all at once
-AGAIN_S = (5.0, 300.0)  # the pause before they are tried again doubles from the first to the second
+# While nobody is connected, the pause before they are tried again doubles from the first to the second.
+TOLD_AGAIN_S = (
+    1.0,
+    30.0,
+)  # who was named is expected: a bootstrap peer that starts a moment later is not waited for
+REMEMBERED_AGAIN_S = (5.0, 300.0)
+
+
+class _Pause:
+    """Between tries that fail, ever longer."""
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._first_s, self._longest_s = first_s, longest_s
+        self.reset()
+
+    @property
+    def over(self) -> bool:
+        return trio.current_time() >= self._over_s
+
+    def reset(self) -> None:
+        self._pause_s, self._over_s = self._first_s, trio.current_time()
+
+    def on_try(self) -> None:
+        self._over_s = trio.current_time() + self._pause_s
+        self._pause_s = min(self._longest_s, 2 * self._pause_s)
 
 
 class Joining:
@@ -40,15 +64,20 @@ class Joining:
         self._rejoin = rejoin
         self._journal = journal
         self._kept: frozenset[str] = frozenset()
-        self._retry_at_s, self._pause_s = trio.current_time(), AGAIN_S[0]
+        self._told, self._remembered = _Pause(*TOLD_AGAIN_S), _Pause(*REMEMBERED_AGAIN_S)
+        self._why: dict[str, str] = {}  # what was wrong with an address when it was last tried
 
     async def run(self) -> None:
         """Keeps trying while nobody is connected, and keeps in the ledger who is."""
         while True:
             if not self._host.connected():
                 await self._join()
+            if self._host.connected():
+                self._told.reset()
+                self._remembered.reset()
+                self._why.clear()
             await self.remember()
-            await trio.sleep(JOIN_EVERY_S if self._host.connected() else JOIN_AGAIN_S)
+            await trio.sleep(LOOK_EVERY_S if self._host.connected() else ALONE_EVERY_S)
 
     async def remember(self) -> None:
         """Writes down those connected of whom an advert tells the addresses, if others are than when it last did."""
@@ -64,17 +93,16 @@ class Joining:
         await trio.to_thread.run_sync(self._ledger.put_peers, records)
 
     async def _join(self) -> None:
-        for address in self._addresses:
-            try:
-                await self._host.dial(address)
-            except HostError as exc:
-                self._journal("join_failed", address=address, why=str(exc))
-        if self._host.connected():
-            self._pause_s = AGAIN_S[0]
-        elif self._rejoin and trio.current_time() >= self._retry_at_s:
+        if self._told.over:
+            for address in self._addresses:
+                try:
+                    await self._host.dial(address)
+                except HostError as exc:
+                    self._failed(address, exc)
+            self._told.on_try()
+        if self._rejoin and self._remembered.over and not self._host.connected():
             await self._dial_remembered()
-            self._retry_at_s = trio.current_time() + self._pause_s
-            self._pause_s = min(AGAIN_S[1], 2 * self._pause_s)
+            self._remembered.on_try()
 
     async def _dial_remembered(self) -> None:
         known = await trio.to_thread.run_sync(self._ledger.known_peers)
@@ -88,4 +116,11 @@ class Joining:
                 await self._host.dial(address, timeout_s=DIAL_WITHIN_S)
                 return
             except HostError as exc:
-                self._journal("join_failed", address=address, why=str(exc))
+                self._failed(address, exc)
+
+    def _failed(self, address: str, error: HostError) -> None:
+        """Into the journal, where that is news."""
+        why = str(error)
+        if self._why.get(address) != why:
+            self._why[address] = why
+            self._journal("join_failed", address=address, why=why)

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from peer.joining import REMEMBERED, Joining
+from peer.joining import LOOK_EVERY_S, REMEMBERED, Joining
 from peer.store.ledger import KnownPeer
 
 from .world import MODEL, Peer
@@ -95,6 +95,33 @@ async def test_who_does_not_answer_is_tried_ever_more_seldom(autojump_clock, wor
         "join_failed",
         {"address": gone, "why": f"could not reach {GONE}: nobody is there"},
     )
+
+
+async def test_who_was_named_and_does_not_answer_is_tried_ever_more_seldom_and_told_of_when_that_is_news(
+    autojump_clock, world, ledger, nursery
+):
+    alice, bob = await started(world, "alice"), await started(world, "bob")
+    world.network._ended.add(bob.id)
+    nursery.start_soon(joining(alice, ledger, addresses=bob.host.addresses).run)
+    await trio.sleep(100)
+    assert [at_s for at_s, _ in alice.dialled] == [0, 1, 3, 7, 15, 31, 61, 91]
+    world.network.freeze(bob.id)
+    world.network._ended.clear()
+    await trio.sleep(60)
+    assert [fields["why"].rpartition(": ")[2] for _, fields in alice.journalled] == [
+        "nobody is there",
+        "no answer",
+    ]
+    world.network.thaw(bob.id)
+    await trio.sleep(40)
+    assert bob.id in alice.host.connected()
+    alice.dialled.clear()
+    began_s = round(trio.current_time() - alice.began_s)
+    world.network.cut(alice.id, bob.id, for_ever=True)
+    await trio.sleep(20)
+    assert len(alice.dialled) >= 3  # as if it had never failed before
+    assert len(alice.journalled) == 3
+    assert alice.dialled[0][0] - began_s <= LOOK_EVERY_S
 
 
 async def test_of_many_remembered_the_last_seen_are_dialled_all_at_once(
