@@ -21,6 +21,8 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.varint import encode_delim
 
+from protocol.policy.names import short
+
 from . import hardening, transport
 from .addresses import reachable_at
 from .hardening import PIECE_BYTES, RPC_BYTES
@@ -235,7 +237,7 @@ class Host:
             conn for conn in self._swarm.get_connections(ID.from_base58(peer)) if not conn.is_closed
         ]
         if not connections:
-            raise NotConnected(f"there is no connection to {peer}")
+            raise NotConnected(f"there is no connection to {short(peer)}")
         with trio.move_on_after(timeout_s):
             try:
                 # The newest: an older one may have died unnoticed.
@@ -243,11 +245,11 @@ class Host:
                 stream = PeerStream(net_stream)
                 await self._negotiate(stream, net_stream, protocol)
             except BaseLibp2pError as exc:
-                raise StreamLost(f"no stream to {peer} could be opened") from exc
+                raise StreamLost(f"no stream to {short(peer)} could be opened") from exc
             net_stream.set_protocol(protocol)
             self._counts["streams_out"] += 1
             return stream
-        raise StreamLost(f"{peer} did not answer within {timeout_s:g} s")
+        raise StreamLost(f"{short(peer)} did not answer within {timeout_s:g} s")
 
     async def _negotiate(self, stream: PeerStream, net_stream: Any, protocol: str) -> None:
         """Multistream-select 1.0, both of our lines sent at once: one round trip, not two."""

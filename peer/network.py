@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from protocol.policy.names import short
+
 PSK_BYTES = 32
 
 
@@ -52,7 +54,7 @@ class DialFailed(HostError):
     """That peer could not be reached."""
 
     def __init__(self, peer: str, reason: str) -> None:
-        super().__init__(f"could not reach {peer or 'that peer'}: {reason}")
+        super().__init__(f"could not reach {short(peer) if peer else 'that peer'}: {reason}")
         self.peer = peer
         self.reason = reason
 

@@ -11,6 +11,7 @@ import trio.testing
 
 from protocol.policy.demand import Demand
 from protocol.policy.directory import Directory
+from protocol.policy.names import named, tail
 from protocol.policy.neighbours import CONNECTIONS, MOST_CONNECTIONS
 from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
 from protocol.wire.identity import peer_id_of, public_key_of
@@ -81,7 +82,7 @@ class Node:
         if peer == self.peer:
             return f"{self.config.name} (this peer)" if self.config.name else "this peer"
         signed = self.directory.signed_advert(peer)
-        return f"{signed.advert.name or 'peer'} ({peer[-6:]})" if signed else peer[-6:]
+        return named(signed.advert.name or "peer", peer) if signed else tail(peer)
 
 
 @asynccontextmanager

@@ -6,6 +6,8 @@ from typing import Any
 import trio
 from libp2p.network.stream.exceptions import StreamEOF, StreamError
 
+from protocol.policy.names import short
+
 from . import hardening
 from .clock import now_us
 from .hardening import PIECE_BYTES
@@ -49,7 +51,7 @@ class PeerStream(trio.abc.Stream):
             self.left_us = hardening.left_us.get(now_us())
         except StreamError as exc:
             await self._give_up()
-            raise StreamLost(f"the stream to {self.peer} was lost") from exc
+            raise StreamLost(f"the stream to {short(self.peer)} was lost") from exc
         except trio.Cancelled:
             await self.reset()
             raise
@@ -64,7 +66,7 @@ class PeerStream(trio.abc.Stream):
         try:
             await self._net.close_write()
         except StreamError as exc:
-            raise StreamLost(f"the stream to {self.peer} was lost") from exc
+            raise StreamLost(f"the stream to {short(self.peer)} was lost") from exc
 
     async def receive_some(self, max_bytes: int | None = PIECE_BYTES) -> bytes:
         """What arrived together, at most `max_bytes`; b"" when the peer has closed its side.  StreamLost."""
@@ -91,10 +93,10 @@ class PeerStream(trio.abc.Stream):
         except StreamEOF as exc:
             muxed = self._net.muxed_stream
             if muxed.reset_received or muxed.conn.event_shutting_down.is_set():
-                raise StreamLost(f"the stream to {self.peer} was lost") from exc
+                raise StreamLost(f"the stream to {short(self.peer)} was lost") from exc
             return b""
         except StreamError as exc:
-            raise StreamLost(f"the stream to {self.peer} was lost") from exc
+            raise StreamLost(f"the stream to {short(self.peer)} was lost") from exc
         return data
 
     async def aclose(self) -> None:

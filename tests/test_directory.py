@@ -93,6 +93,12 @@ def test_a_wrong_clock_is_named_and_the_peer_is_taken(ahead_us, words):
     assert directory.notes() == ()
 
 
+def test_a_peer_without_a_name_is_called_by_the_end_of_its_id():
+    nameless = signed(name="", issued_us=WALL_US + HOUR_US)
+    note = Directory(peer(OWN)).on_advert(nameless, 0, WALL_US).note
+    assert f"clock of ..{peer(NEAR)[-8:]} is" in note
+
+
 @pytest.mark.parametrize("ahead_us", [600 * S, -600 * S])
 def test_ten_minutes_are_not_worth_a_word(ahead_us):
     assert Directory(peer(OWN)).on_advert(signed(issued_us=WALL_US + ahead_us), 0, WALL_US) == Verdict("new")

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from protocol.policy import names
 from protocol.policy.credits import shown_amount, three_digits
 from protocol.policy.timeline import Timeline, duration
 from protocol.wire.fields import plain
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 MAX_SENTENCE_CHARS = 1000
 MAX_TIMELINE_COLUMNS = 100  # wider bars say no more
-SHORT_PEER_CHARS = 8  # the end of a peer id: all begin alike
-NAMED_PEER_CHARS = 6  # with which a peer without a name is called, and names are told apart
 MODEL_CHARS = 8
 JOB_CHARS = 8  # the beginning of a job's id, as it is in the names of files
 ROOM = 2  # columns between those of a table
@@ -49,13 +48,12 @@ def sentence(words: object) -> str:
 
 def short(peer: object) -> str:
     """A peer id as people tell them apart."""
-    text = plain(str(peer))
-    return text if len(text) <= 2 * SHORT_PEER_CHARS else f"..{text[-SHORT_PEER_CHARS:]}"
+    return names.short(plain(str(peer)))
 
 
 def who(name: object, peer: object) -> str:
     """A name, which anybody may give themselves, and the end of the peer id, which nobody can choose."""
-    tail = plain(str(peer))[-NAMED_PEER_CHARS:]
+    tail = names.tail(plain(str(peer)))
     called = plain(str(name or "")).removesuffix(f" ({tail})")
     return f"{called} ({short(peer)})" if called and called != tail else short(peer)
 

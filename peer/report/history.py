@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from protocol.policy.names import named, tail
 from protocol.policy.timeline import EXECUTION
 
 from ..journal import FILE as JOURNAL
@@ -19,7 +20,6 @@ UNNAMED = "this peer"
 SEEN_US = 20_000  # a shorter wait is none that anybody could see
 MAX_MARKS = 400  # of a lane, the latest: more cannot be told apart
 AROUND_S = 60.0  # what happened so long before the first job, or after the last one, belongs to it
-TAIL_CHARS = 6  # of a peer id: names are anybody's choice, ids are not
 
 PHASE_OF = {
     **dict.fromkeys(("start_peer", "join", "submit", "look", "plan"), "plan"),
@@ -61,10 +61,10 @@ class Names:
         self._shared = {name for name, count in shared.items() if count > 1}
 
     def of(self, peer: str) -> str:
-        name, tail = self._known.get(peer, ""), peer[-TAIL_CHARS:]
-        if not name or name == tail:
-            return f"..{tail}"
-        return f"{name} ({tail})" if name in self._shared else name
+        name = self._known.get(peer, "")
+        if not name or name == tail(peer):
+            return f"..{tail(peer)}"
+        return named(name, peer) if name in self._shared else name
 
 
 def history(home: Path, last: int) -> Part:
@@ -255,7 +255,7 @@ def _names(records: Iterable[JobRecord], entries: Iterable[Mapping[str, Any]]) -
     for entry in entries:
         if entry["event"] == "peer_known" and entry.get("name"):
             found[str(entry.get("peer"))] = str(entry["name"])
-    return {peer: name.removesuffix(f" ({peer[-TAIL_CHARS:]})") for peer, name in found.items()}
+    return {peer: name.removesuffix(f" ({tail(peer)})") for peer, name in found.items()}
 
 
 def _wall_us(entry: Mapping[str, Any]) -> int | None:

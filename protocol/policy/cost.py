@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..wire.statement import Statement
 from .credits import PRESETS_MILLIONTHS, price_millionths
+from .names import named
 from .prediction import Candidate, Constraint, Exclusion, Prediction
 from .timeline import duration
 
@@ -112,7 +113,7 @@ def most_of_that(spans: Iterable[tuple[str, int]]) -> str:
 
 
 def called(candidate: Candidate) -> str:
-    return "this device" if candidate.own else f"{candidate.advert.name or 'a peer'} ({candidate.peer[-6:]})"
+    return "this device" if candidate.own else named(candidate.advert.name or "a peer", candidate.peer)
 
 
 def _too_late(prediction: Prediction, wishes: Wishes, left_us: int) -> str:

@@ -9,6 +9,7 @@ from ..wire.envelope import Envelope
 from ..wire.hello import LiveState
 from .calibration import Calibration
 from .given import Given
+from .names import short
 from .prediction import Candidate, SpeedBook
 from .rtt import Rtt, RttEstimator, Way
 from .sources import Crowd, source_of
@@ -318,7 +319,7 @@ def _skew(signed: SignedAdvert, wall_us: int) -> str | None:
     ahead_us = signed.advert.issued_us - wall_us
     if abs(ahead_us) <= MAX_SKEW_US:
         return None
-    name = signed.advert.name or signed.peer
+    name = signed.advert.name or short(signed.peer)
     where = "ahead of" if ahead_us > 0 else "behind"
     return f"The clock of {name} is {duration(abs(ahead_us))} {where} ours: one of the two is wrong."
 

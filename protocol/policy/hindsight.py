@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from .chain import LOST
 from .cost import PREDICTED_SPANS
+from .names import tail
 from .selection import Choice
 from .timeline import Span, duration
 
@@ -61,7 +62,7 @@ def sentences(
     best = min(others, key=lambda choice: choice.predicted_us, default=None)
     if best is None:
         return said
-    called = names.get(best.peer, best.peer[-6:])
+    called = names.get(best.peer, tail(best.peer))
     if best.predicted_us >= total_us:
         said.append("In hindsight nobody else was expected to be faster.")
     else:
