@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+GAVE_NOTHING = frozenset({"lost", "failed", "bad"})  # as attempts ended
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -207,12 +209,11 @@ def drawers(**which: Any) -> Measure:
     return lambda outcome: float(len({job.provider for job in outcome.select(**which) if job.done}))
 
 
-def attempts_a_job(**which: Any) -> Measure:
-    def measure(outcome: Outcome) -> float | None:
-        jobs = [job for job in outcome.select(**which) if job.done]
-        return sum(len(job.attempts) for job in jobs) / len(jobs) if jobs else None
-
-    return measure
+def attempts_lost(**which: Any) -> Measure:
+    """Attempts that gave nothing.  Not those refused by who was busy, nor those outrun: these are asking well."""
+    return lambda outcome: float(
+        sum(how in GAVE_NOTHING for job in outcome.select(**which) for _, how in job.attempts)
+    )
 
 
 def most_attempts(**which: Any) -> Measure:

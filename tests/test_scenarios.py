@@ -24,6 +24,7 @@ from testnet.outcome import (
     Outcome,
     Part,
     Task,
+    attempts_lost,
     busy_s,
     done,
     drawers,
@@ -211,6 +212,8 @@ OUTCOME = Outcome(
         (drawn_by("a", by="c"), 0),
         (drawers(), 2),
         (most_attempts(), 2),
+        (attempts_lost(), 1),
+        (attempts_lost(by="b"), 0),
         (recovery_ms(0), pytest.approx(300)),
         (recovery_ms(5), None),
         (unaccounted_share(), 0.05),
@@ -219,6 +222,11 @@ OUTCOME = Outcome(
 )
 def test_measures(measure: Callable, value: float | None) -> None:
     assert measure(OUTCOME) == value
+
+
+def test_asking_beside_another_or_whoever_is_not_busy_is_no_attempt_lost() -> None:
+    asked_well = drawn(0, attempts=(("a", "refused"), ("x", "outrun"), ("b", "done")))
+    assert attempts_lost()(replace(OUTCOME, jobs=(asked_well,))) == 0
 
 
 def test_what_is_near_the_best_in_hindsight() -> None:

@@ -2,7 +2,7 @@
 
 from testnet import topology
 from testnet.link import Line
-from testnet.outcome import Expect, done, drawn_by, most_attempts, quantile_ms
+from testnet.outcome import Expect, attempts_lost, done, drawn_by, quantile_ms
 from testnet.scenario import Degrade, Scenario, at, client, every, provider
 
 SCENARIO = Scenario(
@@ -20,6 +20,6 @@ SCENARIO = Scenario(
         Expect("drawn near, before", drawn_by("near", until_s=4), at_least=1.0),
         Expect("drawn far, once it is known", drawn_by("far", since_s=9), at_least=0.6),
         Expect("slowest ms", quantile_ms(1.0), at_most=2_000),
-        Expect("attempts", most_attempts(), at_most=1),
+        Expect("attempts that gave nothing", attempts_lost(), at_most=0),
     ),
 )
