@@ -380,6 +380,7 @@ def _witness(run: Path) -> Value | None:
             }
             for each in found.phases
         ],
+        "left_out": [{"job": f"{each.job}", "why": each.why} for each in found.left_out],
     }
 
 

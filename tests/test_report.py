@@ -381,7 +381,12 @@ def everything(words="near"):
         happenings=(Happening(0.5, words, 0.9, recovered_ms=120.0),),
         expectations=(document.Expectation(words, ">= 1", "1", True), document.Expectation("b", "<= 1", "2", False)),
         traffic=Traffic(0.0, 1.0, (1000, 2000), (0, 5000), (document.PeerTraffic(words, 1500.0, 2500.0),)),
-        witness=document.Witness(3000, 0.02, (document.Witnessed(words, words, 9000, 5000, False),)),
+        witness=document.Witness(
+            3000,
+            0.02,
+            (document.Witnessed(words, words, 9000, 5000, False),),
+            (document.NotWitnessed(words, words), document.NotWitnessed("8", words), document.NotWitnessed("9", "b")),
+        ),
         policies=(
             document.Policy(words, 0.5, 1.0, 2.0, 1.1, 1.2, 0.1, 90.0, 0.0, 0, {"render": 0.4}, {"idle_bytes_per_s": 9.0}),
         ),
@@ -401,6 +406,17 @@ def test_the_page_has_every_figure_and_needs_nothing_else():
     assert not re.search(r"""(src|xlink:href)=|url\(|@import|https?://""", text)
     assert all(given["href"].startswith("#") for tag, given in found.elements if tag == "a")
     assert "prefers-color-scheme: dark" in text
+
+
+@pytest.mark.parametrize("phases", [(), (document.Witnessed("1", "offer", 9000, 5000, False),)])
+def test_what_the_witness_left_out_is_told_with_its_jobs_by_why(phases):
+    why = "it was drawn where it was asked for", "no picture came of it"
+    left_out = tuple(document.NotWitnessed(job, why[job == "3"]) for job in "237")
+    part = Part("run", "", (), (), (), (), witness=document.Witness(3000, 0.02, phases, left_out))
+    cells = [
+        words for tag, words in Page(page.page(Document("Report", (part,))).decode()).words if tag == "td"
+    ]
+    assert cells[-6:] == [why[0], "2, 7", "2", why[1], "3", "1"]
 
 
 def test_what_there_is_nothing_to_draw_of_is_named():

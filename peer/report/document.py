@@ -151,12 +151,21 @@ class Witnessed:
 
 
 @dataclass(frozen=True)
+class NotWitnessed:
+    """A job of which no phase could be compared."""
+
+    job: str
+    why: str  # the end of a sentence
+
+
+@dataclass(frozen=True)
 class Witness:
     """They agree where they differ by at most the larger of `within_us` and `within_share` of what was seen."""
 
     within_us: int
     within_share: float
     phases: tuple[Witnessed, ...]
+    left_out: tuple[NotWitnessed, ...] = ()
 
 
 @dataclass(frozen=True)

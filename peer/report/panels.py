@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from . import charts, timeaxis
-from .document import Cdf, Expectation, Part, Policy, Traffic, Witness
+from .document import Cdf, Expectation, NotWitnessed, Part, Policy, Traffic, Witness
 from .figures import Figures
 from .markup import card, details, figure, legend, strong, swatch, table, verdict
 from .svg import element, escape, milliseconds, responsive
@@ -205,6 +205,8 @@ def _witness(found: Witness | None) -> Panel:
         said = ", ".join(f"{sum(each)} of {len(each)} {phase}s" for phase, each in agree.items())
         inside = strong(f"{said} agree within {found.within_us / 1e3:g} ms or {found.within_share:.0%}.")
         inside += responsive(lambda width: charts.witness(found, width))
+    if found is not None and found.left_out:
+        inside = (inside or "") + _left_out(found.left_out)
     return Panel(
         "An independent witness",
         "How much longer each phase of a job was by its requester's timeline than on the wire, where the router saw its "
@@ -212,6 +214,16 @@ def _witness(found: Witness | None) -> Panel:
         inside,
         "It takes the record of packets of a run over emulated links.",
     )
+
+
+def _left_out(found: Sequence[NotWitnessed]) -> str:
+    """Which jobs, by why."""
+    jobs: dict[str, list[str]] = {}
+    for each in found:
+        jobs.setdefault(each.why, []).append(each.job)
+    rows = [(escape(why), escape(", ".join(of)), str(len(of))) for why, of in jobs.items()]
+    headings = ("not compared, because", "jobs", "count")
+    return table(headings, rows, numbers=(2,))
 
 
 # of scenarios and simulations
