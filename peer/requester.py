@@ -333,8 +333,8 @@ class _Run:
         self._events.progressed(attempt.number, progress)
 
     def on_drawn(self, attempt: Attempt, file: bytes, done_us: int) -> None:
-        if self._came is not None:
-            return  # it was withdrawn while it was checked
+        if self._came is not None or self._drawn is not None:
+            return  # it was withdrawn while it was checked, or came from another just before
         plan = self._first_plan
         assert plan is not None
         self._finish(attempt, done_us)

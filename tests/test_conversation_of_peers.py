@@ -361,6 +361,29 @@ async def test_a_provider_that_leaves_during_its_transfer_is_waited_for_as_long_
     assert well_accounted(drawn)
 
 
+@pytest.mark.parametrize("far_is_lost", [False, True])
+async def test_who_is_back_with_its_picture_before_another_has_drawn_it_draws_nothing_twice(
+    autojump_clock, world, alice, near, far, known_alike, far_is_lost
+):
+    cut_midway(world, alice, near, for_ever=True)
+    far.renderer.stage_us["step"] = 400_000
+
+    def comes_back(number, progress):
+        if number == 2 and progress.step == 2:
+            if far_is_lost:
+                world.network.cut(alice.id, far.id, for_ever=True)
+            world.network._severed.discard(frozenset((alice.id, near.id)))
+
+    drawn = await alice.ask(statement(**LARGE), asked=Asked(on_progress=comes_back))
+    assert drawn.provider == near.id
+    assert len(near.renderer.rendered) == 1
+    assert [each.outcome for each in drawn.attempts] == ["done", "lost" if far_is_lost else "outrun"]
+    assert len(drawn.attempts) == 2
+    assert far.renderer.rendered == []
+    await trio.sleep(30)
+    assert alice.requester.means.lines == []
+
+
 async def test_a_provider_that_no_longer_has_its_picture_is_lost_and_draws_it_anew_where_nobody_else_can(
     autojump_clock, world, alice, near
 ):

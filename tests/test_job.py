@@ -227,12 +227,34 @@ def test_who_comes_back_needs_no_other():
     assert job.on_result(1) == [CancelAttempt("far", 2)]
 
 
-def test_who_starts_before_the_other_is_back_is_the_one():
+def beside_one_that_is_away():
     job = away()
     job.on_hedge_due(1, 2 * REST_US)
     job.on_hedge_plan(prospect("far"), 2 * REST_US)
     job.on_accepted(2, 3 * REST_US)
-    assert job.on_start(2) == [CancelAttempt("near", 1)]
+    assert job.on_start(2) == []
+    return job
+
+
+def test_of_one_that_is_away_and_one_that_draws_beside_it_the_first_picture_is_taken():
+    job = beside_one_that_is_away()
+    assert job.on_result(1) == []  # its line may break again
+    assert job.on_checked(1) == [CancelAttempt("far", 2), Finish()]
+    job = beside_one_that_is_away()
+    job.on_result(2)
+    job.on_result(1)
+    assert job.on_checked(2) == [CancelAttempt("near", 1), Finish()]
+    assert job.on_checked(1) == []
+
+
+def test_who_is_away_is_still_waited_for_where_the_one_beside_it_is_lost():
+    job = beside_one_that_is_away()
+    actions = job.on_lost(2, "the connection was lost", 3 * REST_US)
+    assert [type(each) for each in actions] == [Penalise, Tell, HedgeAt]
+    assert job.under_way == (1,)
+    assert job.on_lost(1, "it did not come back", 4 * REST_US, resumable=False)[-1] == Replan(
+        frozenset({"near", "far"})
+    )
 
 
 def test_who_has_the_picture_needs_no_other_even_if_it_never_said_that_it_was_back():
@@ -677,8 +699,10 @@ class Swarm:
         assert len(alive) <= 2
         assert len(job._attempts) == len(self.far) <= MAX_ATTEMPTS + job.hedges
         assert job.hedges <= MAX_HEDGES
-        if any(self.far[each - 1] in ("started", "received") and each not in self.away for each in alive):
-            assert len(alive) == 1  # nobody is left to do the same again
+        far = Counter(self.far[each - 1] for each in alive)
+        assert far["started"] <= 1
+        if far["started"] or any(self.far[each - 1] == "received" for each in set(alive) - self.away):
+            assert far["offered"] == far["accepted"] == 0  # nobody is left to begin with the same
         for number, far in enumerate(self.far, 1):
             assert far == "ended" or number in alive or self.cancelled[number] == 1
             assert self.cancelled[number] <= 1

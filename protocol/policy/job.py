@@ -2,8 +2,9 @@
 
 The shell carries the actions out and says what came of them; it decides nothing.  The simulation runs the same machine.
 Two attempts at most are under way at once: where a START is late, or the connection breaks while the picture is coming,
-a second one is a hedge for the first.  Whichever starts first, or comes back, is the only one from then on, so what the
-other has done is at most one round trip of work, to the end of a step.
+a second one is a hedge for the first.  Whichever starts first is the only one that draws from then on, so what the other
+has done is at most one round trip of work, to the end of a step.  A picture that is drawn may still come back, and one
+whose line broke may break again: of such a one and of who draws beside it, whichever is here first is taken.
 """
 
 import enum
@@ -311,7 +312,7 @@ class Job:
             return []
         self._expect_stage(attempt, Stage.ACCEPTED)
         attempt.stage = Stage.STARTED
-        return self._outrun_others(attempt)
+        return self._outrun_waiting()
 
     def on_result(self, number: int) -> list[Action]:
         """The picture is rendered and its bytes are on their way; also said when a transfer is resumed."""
@@ -320,7 +321,7 @@ class Job:
             return []
         self._expect_stage(attempt, Stage.ACCEPTED, Stage.STARTED, Stage.RECEIVING)
         attempt.stage, attempt.away = Stage.RECEIVING, False
-        return self._outrun_others(attempt)
+        return self._outrun_waiting()
 
     def on_refused(self, number: int, *, busy: bool, sentence: str) -> list[Action]:
         """`busy`: another time it might; otherwise it never will for this picture."""
@@ -397,7 +398,7 @@ class Job:
         self._expect_stage(attempt, Stage.RECEIVING)
         attempt.stage = Stage.ENDED
         self.state = State.DONE
-        return [*self._outrun_others(attempt), *map(Penalise, self._blaming), Finish()]
+        return [*self._outrun(self._alive()), *map(Penalise, self._blaming), Finish()]
 
     def cancel(self) -> list[Action]:
         """The person no longer wants it."""
@@ -436,11 +437,13 @@ class Job:
     def _hedge_later(self) -> list[Action]:
         return [HedgeAt(each.number, each.hedge_us) for each in self._alive() if self._hedgeable(each)]
 
-    def _outrun_others(self, first: _Attempt) -> list[Action]:
-        others = [each for each in self._alive() if each is not first]
+    def _outrun(self, others: list[_Attempt]) -> list[Action]:
         for each in others:
             each.outrun = True
         return self._cancel(others)
+
+    def _outrun_waiting(self) -> list[Action]:
+        return self._outrun([each for each in self._alive() if each.stage < Stage.STARTED])
 
     def _cancel(self, attempts: list[_Attempt]) -> list[Action]:
         for attempt in attempts:
