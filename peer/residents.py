@@ -114,7 +114,10 @@ class Residents:
         """What to load while there is nothing else to do."""
         if not self._ahead:
             return None
-        return self._residency.ahead(self._renderer.resident, self._room_bytes(), now_us())
+        resident, now = self._renderer.resident, now_us()
+        for model in self._residency.gone(resident, now):
+            self._journal("weights_gone", model=model.hex(), what="its renderer ended")
+        return self._residency.ahead(resident, self._room_bytes(), now)
 
     async def load_ahead(self, wanted: Ahead) -> None:
         with suppress(RendererDied, RenderFailed):  # `_load` has seen to it
@@ -123,6 +126,7 @@ class Residents:
     async def _load(self, model: bytes, evict: Sequence[bytes]) -> Spans:
         for each in evict:
             await self._renderer.unload(each)
+            self._residency.on_let_go([each])
             self._journal("evicted", model=each.hex(), instead=model.hex())
         began_us, local = now_us(), self._models[model]
         if model in self._renderer.resident:
@@ -160,7 +164,9 @@ class Residents:
             self._retired_us = now_us()
             mib = {"renderer_mib": renderer_bytes, "peer_mib": own_bytes, "limit_mib": limit_bytes}
             self._journal("memory", **{name: size >> 20 for name, size in mib.items()})
+            resident = self._renderer.resident
             await self._renderer.retire("it and its peer used more memory than they may")
+            self._residency.on_let_go(resident)
             self._on_capabilities()
 
     def _room_bytes(self) -> int | None:

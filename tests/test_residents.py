@@ -1,5 +1,7 @@
 """What a provider loads ahead, what makes way, and what is said of deadlines: real peers in memory, in virtual time."""
 
+import itertools
+
 import pytest
 import trio
 
@@ -116,6 +118,28 @@ async def test_a_model_that_was_asked_for_is_loaded_again_when_its_renderer_is_g
     await near.renderer.retire("test")
     await trio.sleep(60)
     assert near.renderer.resident == ()
+
+
+async def test_weights_that_are_gone_each_time_they_are_loaded_ahead_are_loaded_ever_more_seldom(
+    autojump_clock, world, alice
+):
+    near = await world.add("near", models=(MODEL,))
+    load, loads_s = near.renderer.load, []
+
+    async def load_and_die(*which):
+        spans = await load(*which)
+        near.renderer.resident, near.renderer.running = (), False
+        loads_s.append(trio.current_time())
+        return spans
+
+    near.renderer.load = load_and_die
+    near.residents._ahead = True
+    near.residents.on_sought(alice.id, MODEL)
+    await trio.sleep(200)
+    pauses_s = [round(later - earlier) for earlier, later in itertools.pairwise(loads_s)]
+    assert pauses_s[:2] == [2, 6]
+    assert all(earlier < later for earlier, later in itertools.pairwise(pauses_s))
+    assert len(near.events("weights_gone")) == len(loads_s) < 8
 
 
 async def test_a_model_that_is_looked_up_is_loaded(autojump_clock, world, alice):

@@ -21,6 +21,9 @@ LISTED_EVERY_US = 3_600_000_000
 STAY_US = 60_000_000  # before that, a loaded model does not make way for what is only expected
 GAIN = 2  # what is loaded ahead is worth so many times what makes way for it
 FAILED_FOR_US = 600_000_000  # a model that could not be loaded is left alone for so long
+# One that was gone again before STAY_US, with its renderer, is loaded ahead at once the first time; then it is left alone
+# for so long, and twice as long each time after that, up to FAILED_FOR_US.
+GONE_FOR_US = 4_000_000
 HEARSAY_EVERY_US = 60_000_000  # of what costs a peer nothing to say, once in so long counts of each model
 MAX_PEERS = 4096
 
@@ -47,7 +50,8 @@ class Residency:
             bytes, tuple[float, int]
         ] = {}  # tasks, each faded since it was asked for; as of when
         self._loaded_us: dict[bytes, int] = {}
-        self._failed_us: dict[bytes, int] = {}
+        self._gone: Counter[bytes] = Counter()  # how often in a row, soon after it was loaded
+        self._left_alone_until_us: dict[bytes, int] = {}
         self._said_us: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._elsewhere: OrderedDict[str, tuple[frozenset[bytes], frozenset[bytes]]] = OrderedDict()
         self._counts: Counter[str] = Counter()
@@ -82,13 +86,29 @@ class Residency:
 
     def on_loaded(self, model: bytes, weights_bytes: int | None, now_us: int) -> None:
         self._loaded_us[model] = now_us
-        self._failed_us.pop(model, None)
+        self._left_alone_until_us.pop(model, None)
         if weights_bytes is not None:
             self._bytes[model] = weights_bytes
 
     def on_failed(self, model: bytes, now_us: int) -> None:
         """It could not be loaded."""
-        self._failed_us[model] = now_us
+        self._left_alone_until_us[model] = now_us + FAILED_FOR_US
+
+    def on_let_go(self, models: Iterable[bytes]) -> None:
+        """They are not loaded any more, as was wanted."""
+        for model in models:
+            self._loaded_us.pop(model, None)
+
+    def gone(self, resident: Iterable[bytes], now_us: int) -> tuple[bytes, ...]:
+        """What was loaded, was not let go and is not `resident`: its renderer died.  Each is told once."""
+        gone = tuple(self._loaded_us.keys() - frozenset(resident))
+        for model in gone:
+            soon = now_us - self._loaded_us.pop(model) < STAY_US
+            self._gone[model] = times = self._gone[model] + 1 if soon else 1
+            if times > 1:
+                pause_us = min(FAILED_FOR_US, GONE_FOR_US << min(times - 2, 16))
+                self._left_alone_until_us[model] = now_us + pause_us
+        return gone
 
     # what follows
 
@@ -184,8 +204,7 @@ class Residency:
 
     def _wanted(self, model: bytes, now_us: int) -> bool:
         """To have it saves more than loading it costs those who come meanwhile: half the load each, at the mean."""
-        failed_us = self._failed_us.get(model)
-        if failed_us is not None and now_us - failed_us < FAILED_FOR_US:
+        if now_us < self._left_alone_until_us.get(model, now_us):
             return False
         per_us = self._per_us(model, now_us)
         if model not in self._listed and per_us < 1 / LISTED_EVERY_US:
