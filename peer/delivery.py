@@ -3,7 +3,7 @@
 import trio
 
 from protocol.errors import RemoteProtocolError
-from protocol.policy.prediction import observed
+from protocol.policy.speeds import observed
 from protocol.wire.receipt import Settled, SignedReceipt
 from protocol.wire.task import Chunk, ReceiptMessage, Result
 from protocol.wire.transfer import Receiver

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import psutil
 
-from protocol.policy.prediction import SpeedBook, unknown_load_us
+from protocol.policy.prediction import unknown_load_us
 from protocol.policy.residency import Ahead, Residency
+from protocol.policy.speeds import SpeedBook
 from protocol.wire.advert import SignedAdvert
 
 from .clock import now_us

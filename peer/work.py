@@ -9,9 +9,10 @@ from typing import Any
 import trio
 
 from protocol.policy.credits import price_millionths, time_cost_millionths
-from protocol.policy.prediction import SpeedBook, predict_own, promised_load_us
+from protocol.policy.prediction import predict_own, promised_load_us
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat, State
 from protocol.policy.residency import Ahead
+from protocol.policy.speeds import SpeedBook
 from protocol.wire.hello import LiveState
 from protocol.wire.identity import key_of_untrusted
 from protocol.wire.offer import Offer

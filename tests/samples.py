@@ -4,14 +4,23 @@ import hashlib
 from dataclasses import replace
 
 from protocol.wire import advert, task
-from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert, Speed
+from protocol.wire.advert import (
+    Advert,
+    Device,
+    FewStep,
+    Limits,
+    OfferedAdapter,
+    OfferedModel,
+    SignedAdvert,
+    Speed,
+)
 from protocol.wire.canonical import encode
 from protocol.wire.coordinate import Coordinate
 from protocol.wire.frames import pack
 from protocol.wire.hello import Hello, LiveState, Ping, Pong
 from protocol.wire.identity import peer_id_of, public_key_of
 from protocol.wire.lookup import Find, place_of
-from protocol.wire.manifest import FileHasher, Manifest, ManifestFile
+from protocol.wire.manifest import ADAPTER_FAMILY, FileHasher, Manifest, ManifestFile
 from protocol.wire.offer import Offer, SignedOffer
 from protocol.wire.receipt import Receipt, Settled, SignedReceipt, pixel_hash
 from protocol.wire.statement import Statement
@@ -43,6 +52,15 @@ MANIFEST = Manifest(
     ),
 )
 MODEL = MANIFEST.id
+ADAPTER_MANIFEST = Manifest(
+    family=ADAPTER_FAMILY,
+    pipeline="",
+    variant="",
+    files=(
+        ManifestFile("adapter.json", 17, root(b'{"name":"sketch"}')),
+        ManifestFile("pytorch_lora_weights.safetensors", 3, root(b"xyz")),
+    ),
+)
 HELLO = Hello(
     network=NETWORK,
     versions=(1,),
@@ -115,6 +133,14 @@ SHARDED_ADVERT = SignedAdvert.sign(
     replace(ADVERT, sequence=13, lifetime_s=600, coordinate=COORDINATE, shard_bits=3), network=NETWORK,
     private_key=PROVIDER_SEED,
 )  # fmt: skip
+ADAPTERS = (
+    OfferedAdapter(ADAPTER_MANIFEST.id, "sketch"),
+    OfferedAdapter(bytes.fromhex("fe" * 32), "quick", FewStep(4, 1_000_000, "ddim")),
+)
+ADAPTERS_ADVERT = SignedAdvert.sign(
+    replace(ADVERT, sequence=14, models=(replace(ADVERT.models[0], adapters=ADAPTERS),)), network=NETWORK,
+    private_key=PROVIDER_SEED,
+)  # fmt: skip
 FIND = Find(place=place_of(REQUESTER), near=COORDINATE, model=MODEL, at_most=8)
 SIGNED_OFFER = SignedOffer.sign(OFFER, network=NETWORK, private_key=REQUESTER_SEED)
 DUE_OFFER = SignedOffer.sign(replace(OFFER, due_us=41_000_000), network=NETWORK, private_key=REQUESTER_SEED)
@@ -151,6 +177,10 @@ VECTORS = {
         "the same with a coordinate, from a shard of 3 bits (section 7)",
         SHARDED_ADVERT.envelope.to_bytes(),
     ),
+    "advert_adapters": (
+        "the same from the topic of all, with two adapters of its model (section 7)",
+        ADAPTERS_ADVERT.envelope.to_bytes(),
+    ),
     "find": (
         f"LOOKUP frame of the requester, whose place is {place_of(REQUESTER).hex()} (section 7)",
         pack(FIND.to_value()),
@@ -163,6 +193,10 @@ VECTORS = {
     "receipt": ("receipt envelope signed by the provider (section 10)", SIGNED_RECEIPT.envelope.to_bytes()),
     "settled": ("settled envelope signed by the requester (section 10)", SETTLED_ENVELOPE.to_bytes()),
     "manifest": (f"manifest; model id {MODEL.hex()} (section 14)", MANIFEST.to_bytes()),
+    "manifest_adapter": (
+        f"manifest of an adapter; id {ADAPTER_MANIFEST.id.hex()} (section 14)",
+        ADAPTER_MANIFEST.to_bytes(),
+    ),
     "unknown": ("a map with an ignorable and a critical field (section 3)", encode({"~hint": 1, "must": None})),
     **{
         f"task_{number:02}_{message.KIND}": (f"{message.KIND.upper()} frame (section 9)", pack(task.to_value(message)))

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 from protocol.policy.hindsight import LOST, PREDICTED_AS, outcome, sentences
 from protocol.policy.prediction import predict
 from protocol.policy.selection import plan
 from protocol.policy.timeline import ADVICE, EXECUTION, Timeline
+from protocol.wire.advert import OfferedAdapter
 
-from .truth import candidate, statement
+from .truth import advert, candidate, offered, statement
 
 NAMES = {"near": "oak (near)", "far": "elm (far)"}
 
@@ -86,7 +89,10 @@ def test_every_span_that_may_be_predicted_is():
         "lost",
     }
     assert set(ADVICE) | EXECUTION == set(PREDICTED_AS) | everyones
-    assert set(PREDICTED_AS.values()) == {name for name, _ in predict(candidate(), statement(), 0).spans}
+    adapter = OfferedAdapter(b"a" * 32, "style")
+    who = candidate(advert=advert(models=(replace(offered(), adapters=(adapter,)),)))
+    styled = statement(adapters=((adapter.id, 1_000_000),))
+    assert set(PREDICTED_AS.values()) == {name for name, _ in predict(who, styled, 0).spans}
 
 
 def test_a_peer_without_a_name_is_called_by_its_end():

@@ -7,17 +7,21 @@ from protocol.policy.cost import OVERHEAD_US, Wishes
 from protocol.policy.ladder import LADDER, LEAST_SIDE_PX, LEAST_STEPS, Rung, fit, given_up
 from protocol.policy.prediction import predict
 from protocol.policy.selection import NoCandidate
-from protocol.wire.advert import Limits, Speed
+from protocol.wire.advert import FewStep, Limits, OfferedAdapter, Speed
 from protocol.wire.statement import Statement
 
 from .truth import advert, candidate, live, offered, statement
 
 S = 1_000_000
 ASKED = statement(width=512, height=768, steps=20)
+PLAIN = tuple(rung for rung in LADDER if not rung.few_step)
+QUICK = OfferedAdapter(b"q" * 32, "quick", FewStep(4, 1 * S, "ddim"))
+STYLE = OfferedAdapter(b"s" * 32, "style")
 
 
-def peer(name, step_us, *, rtt_us=2_000, **changes):
-    model = replace(offered(), speeds=(Speed(512, 768, "fp32", step_us, 10_000),))
+def peer(name, step_us, *, rtt_us=2_000, adapters=(), **changes):
+    speeds = (Speed(512, 768, "fp32", step_us, 10_000),)
+    model = replace(offered(), speeds=speeds, adapters=adapters, total_bytes=36_000_000)
     return candidate(name, rtt_us, advert=advert(name=name, models=(model,), **changes), state=live())
 
 
@@ -31,7 +35,7 @@ def needed_us(who, wanted):
 
 def test_the_ladder_begins_with_what_was_asked_and_goes_down_only():
     assert LADDER[0].of(ASKED) == ASKED
-    for better, worse in itertools.pairwise(rung.of(ASKED) for rung in LADDER):
+    for better, worse in itertools.pairwise(rung.of(ASKED) for rung in PLAIN):
         assert worse.steps <= better.steps
         assert worse.pixels <= better.pixels
         assert worse != better
@@ -57,7 +61,7 @@ def test_every_rung_is_a_statement_that_a_model_which_draws_the_asked_size_draws
 
 def test_the_best_rung_that_fits_is_taken_to_the_microsecond():
     who = peer("near", 40_000)
-    for rung, better in zip(LADDER[1:], LADDER, strict=False):
+    for rung, better in zip(PLAIN[1:], PLAIN, strict=False):
         us = needed_us(who, rung.of(ASKED))
         assert us < needed_us(who, better.of(ASKED))
         found = fitted([who], us)
@@ -82,7 +86,7 @@ def test_all_candidates_are_looked_at_not_the_cheapest_or_nearest_only():
 def test_what_is_given_up_is_said():
     who = peer("near", 40_000)
     assert fitted([who], 60 * S).sentence == "Within 60.0 s: as asked, nothing is given up."
-    lost = LADDER[4].of(ASKED)
+    lost = PLAIN[4].of(ASKED)
     found = fitted([who], needed_us(who, lost))
     assert found.sentence.endswith(
         ": half of the steps, much smaller, that is 10 steps instead of 20 and 256x384 px instead of 512x768."
@@ -133,3 +137,71 @@ def test_a_ladder_can_be_another():
     two = (Rung("as asked"), Rung("draft", 20, 50))
     who = peer("near", 40_000)
     assert fitted([who], needed_us(who, two[1].of(ASKED)), ladder=two).rung.name == "draft"
+
+
+def few_step(asked=ASKED, adapter=QUICK):
+    rung = replace(LADDER[1], adapter=adapter)
+    return rung.of(asked) if rung.suits(asked) else None
+
+
+def test_an_adapter_for_few_steps_comes_before_fewer_steps_and_says_all_that_it_changes():
+    who = peer("near", 40_000, adapters=(STYLE, QUICK))
+    us = needed_us(who, few_step())
+    found = fitted([who], us, adapters=(STYLE, QUICK))
+    assert found.drawn == few_step()
+    assert (found.drawn.steps, found.drawn.guidance_millionths, found.drawn.sampler) == (4, S, "ddim")
+    assert found.drawn.adapters == ((QUICK.id, S),)
+    assert found.sentence.endswith(
+        ": few-step adapter, that is 4 steps instead of 20, guidance 1 instead of 3, the sampler ddim instead of euler "
+        f"and the adapter quick ({b'q'.hex() * 4})."
+    )
+    assert fitted([who], us - 1, adapters=(QUICK,)).rung.name == "few-step adapter, smaller"
+    assert fitted([who], needed_us(who, ASKED), adapters=(QUICK,)).drawn == ASKED
+    assert Statement.from_untrusted(found.drawn.to_bytes()) == found.drawn
+
+
+def test_without_guidance_a_step_is_half_as_long():
+    who = peer("near", 40_000, adapters=(QUICK,))
+    guided, not_guided = (
+        dict(predict(who, replace(ASKED, guidance_millionths=guidance), 0).spans)["step"]
+        for guidance in (S + 1, S)
+    )
+    assert guided == 2 * not_guided == 20 * 40_000
+
+
+def test_only_who_offers_the_adapter_is_asked_for_it_and_where_nobody_does_steps_are_given_up():
+    without, slow = peer("without", 40_000), peer("with", 400_000, adapters=(QUICK,))
+    us = needed_us(without, PLAIN[1].of(ASKED))
+    assert fitted([without, slow], us, adapters=(QUICK,)).rung == PLAIN[1]
+    assert fitted([without], us, adapters=(QUICK,)).rung == PLAIN[1]
+    quick = peer("quick", 40_000, adapters=(QUICK,))
+    assert fitted([without, quick], us, adapters=(QUICK,)).rung.adapter == QUICK
+    assert fitted([without, quick], us).rung == PLAIN[1]  # nothing is known of it
+
+
+@pytest.mark.parametrize(
+    ("asked", "adapter"),
+    [
+        (replace(ASKED, steps=3), QUICK),  # it does more
+        (replace(ASKED, negative="text"), QUICK),  # which it would drop
+        (replace(ASKED, adapters=((QUICK.id, S),)), QUICK),
+        (replace(ASKED, adapters=((STYLE.id, S),) * 8), QUICK),
+        (replace(ASKED, sampler="flow_euler"), QUICK),
+        (ASKED, STYLE),
+    ],
+)
+def test_an_adapter_that_would_change_more_than_steps_and_guidance_is_no_rung(asked, adapter):
+    assert few_step(asked, adapter) is None
+
+
+def test_an_adapter_that_was_asked_for_stays():
+    styled = replace(ASKED, adapters=((STYLE.id, S // 2),))
+    assert few_step(styled).adapters == ((STYLE.id, S // 2), (QUICK.id, S))
+
+
+def test_of_adapters_for_few_steps_the_one_with_the_most_that_fits_is_taken():
+    eight = replace(QUICK, id=b"8" * 32, few_step=FewStep(8, S, "ddim"))
+    who = peer("near", 40_000, adapters=(QUICK, eight))
+    us = needed_us(who, few_step(adapter=eight))
+    assert fitted([who], us, adapters=(QUICK, eight)).rung.adapter == eight
+    assert fitted([who], us - 1, adapters=(QUICK, eight)).rung.adapter == QUICK

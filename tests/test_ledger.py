@@ -20,7 +20,7 @@ from peer.store.ledger import (
     ReceiptRecord,
 )
 from peer.store.speeds import keep, remember
-from protocol.policy.prediction import Measured, SpeedBook
+from protocol.policy.speeds import Measured, SpeedBook
 
 JOB = JobRecord(
     job="ab12cd34",

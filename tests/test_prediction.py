@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from protocol.policy import prediction as module
+from protocol.policy import speeds as learning
 from protocol.policy.calibration import FIRST_MULTIPLE
 from protocol.policy.prediction import (
     CONNECT_ROUND_TRIPS,
@@ -11,22 +12,20 @@ from protocol.policy.prediction import (
     UNKNOWN_RTT_US,
     Constraint,
     Exclusion,
-    Measured,
-    SpeedBook,
-    observed,
     predict,
     predict_own,
     promised_load_us,
     unknown_load_us,
 )
 from protocol.policy.rtt import Rtt
+from protocol.policy.speeds import Measured, SpeedBook, observed
 from protocol.policy.waits import CHOSEN_PERCENT
 from protocol.wire.advert import Device, Limits, Speed
 
 from .truth import MODEL, OTHER_MODEL, advert, candidate, live, offered, statement
 
 S = 1_000_000
-DOWNLOAD_US = 128 * 128 * 19 // 10 * S // module.UNKNOWN_BYTES_PER_S
+DOWNLOAD_US = 128 * 128 * 19 // 10 * S // learning.UNKNOWN_BYTES_PER_S
 
 
 def predicted(wanted=None, **changes):
@@ -84,7 +83,7 @@ def test_a_picture_from_afar_waits_while_the_window_of_tcp_grows(side_px, rtt_us
     wanted = statement(width=side_px, height=side_px)
     found = dict(predicted(wanted, rtt_us=rtt_us).spans)["transfer"]
     data_bytes = side_px * side_px * 19 // 10
-    assert found == rtt_us // 2 + doublings * rtt_us + data_bytes * S // module.UNKNOWN_BYTES_PER_S
+    assert found == rtt_us // 2 + doublings * rtt_us + data_bytes * S // learning.UNKNOWN_BYTES_PER_S
 
 
 @pytest.mark.parametrize("rtt_us", [0, 20_000, 150_000])
@@ -297,8 +296,8 @@ def test_sizes_are_learned_apart_and_the_nearest_is_used():
 
 
 def test_what_is_learned_is_bounded(monkeypatch):
-    monkeypatch.setattr(module, "MAX_LEARNED_PEERS", 2)
-    monkeypatch.setattr(module, "MAX_LEARNED_SPEEDS", 2)
+    monkeypatch.setattr(learning, "MAX_LEARNED_PEERS", 2)
+    monkeypatch.setattr(learning, "MAX_LEARNED_SPEEDS", 2)
     book = SpeedBook()
     for name in ("a", "b", "a", "c"):
         for side in (64, 128, 256):
@@ -318,7 +317,7 @@ LIMITS = Limits(pixels=256 * 256, steps=50, prompt_bytes=30, queue=1)
         ({"kinds": (), "limits": None}, {}, Constraint.PROVIDING, "does not render"),
         ({"kinds": ("upscale",)}, {}, Constraint.KIND, "txt2img"),
         ({}, {"model": OTHER_MODEL}, Constraint.MODEL, "this model"),
-        ({}, {"adapters": ((b"a" * 32, 1),)}, Constraint.ADAPTERS, "adapters"),
+        ({}, {"adapters": ((b"a" * 32, 1),)}, Constraint.ADAPTERS, "the adapter 61616161 with this model"),
         ({}, {"precision": "fp16"}, Constraint.PRECISION, "fp32, not in fp16"),
         ({}, {"width": 256, "height": 264}, Constraint.PIXELS, "65536 pixels at most; 256x264"),
         ({}, {"steps": 51}, Constraint.STEPS, "50 steps at most, not 51"),

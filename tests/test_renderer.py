@@ -26,7 +26,7 @@ from peer.store.models import scan_folder
 from peer.wanted import of_batch
 from peer.work import Work
 from protocol.errors import RemoteProtocolError
-from protocol.policy.prediction import SpeedBook
+from protocol.policy.speeds import SpeedBook
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.identity import peer_id_of, public_key_of
 from protocol.wire.noise import normals

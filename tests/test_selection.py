@@ -5,9 +5,10 @@ import time
 import pytest
 
 from protocol.policy.calibration import FIRST_MULTIPLE
-from protocol.policy.prediction import MAX_WAIT_SLACK_US, SpeedBook
+from protocol.policy.prediction import MAX_WAIT_SLACK_US
 from protocol.policy.rtt import RttEstimator
 from protocol.policy.selection import NoCandidate, plan
+from protocol.policy.speeds import SpeedBook
 from protocol.wire.advert import Limits
 
 from .truth import MODEL, OTHER_MODEL, WORLDS, advert, candidate, live, offered, statement
@@ -172,7 +173,10 @@ SMALL = Limits(pixels=256 * 256, steps=50, prompt_bytes=30, queue=1)
             {"prompt": "p" * 31},
             "The longest prompt that anyone with this model accepts is 30 bytes; this one has 31.",
         ),
-        ({"adapters": ((b"a" * 32, 1),)}, "Nobody in the swarm offers adapters"),
+        (
+            {"adapters": ((b"a" * 32, 1),)},
+            "Nobody with this model offers the adapter 61616161; offered: none",
+        ),
     ],
 )
 def test_an_impossible_job_is_refused_naming_the_constraint_that_binds(wanted, words):

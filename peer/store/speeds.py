@@ -1,6 +1,6 @@
 """What this peer measured of its own device, kept across restarts: its adverts then say it from the first on."""
 
-from protocol.policy.prediction import Measured, SpeedBook
+from protocol.policy.speeds import Measured, SpeedBook
 
 from .ledger import Ledger, OwnSpeed
 

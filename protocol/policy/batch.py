@@ -45,7 +45,7 @@ class Outlook:
     peer: str
     lead_us: int  # until it has the offer: dial and offer
     wait_us: int  # in its queue, one's own work there included
-    load_us: int  # of the model
+    load_us: int  # of the model and of adapters
     fixed_us: int  # the steps apart
     step_us: int
     steps: int
@@ -72,7 +72,7 @@ def _outlook(choice: Choice, extra_us: int) -> Outlook:
         peer=choice.peer,
         lead_us=us["dial"] + us["offer"],
         wait_us=us["wait"],
-        load_us=us["load_weights"],
+        load_us=us["load_weights"] + us.get("load_adapter", 0),
         fixed_us=us["fixed"],
         step_us=choice.step_us,
         steps=us["step"] // choice.step_us,

@@ -19,6 +19,7 @@ PREDICTED_SPANS = {
     "offer": "the way of the offer",
     "wait": "waiting in its queue",
     "load_weights": "loading the model's weights",
+    "load_adapter": "applying adapters",
     "fixed": "encoding and decoding",
     "step": "the steps",
     "transfer": "the way of the picture",

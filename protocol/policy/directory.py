@@ -10,9 +10,10 @@ from ..wire.hello import LiveState
 from .calibration import Calibration
 from .given import Given
 from .names import short
-from .prediction import Candidate, SpeedBook
+from .prediction import Candidate
 from .rtt import Rtt, RttEstimator, Way
 from .sources import Crowd, source_of
+from .speeds import SpeedBook
 from .timeline import duration
 from .waits import Waits
 

@@ -14,7 +14,8 @@ PREDICTED_AS = {
     "address": "offer",
     "offer": "offer",
     "wait": "wait",
-    **dict.fromkeys(("start_renderer", "load_weights", "load_adapter"), "load_weights"),
+    **dict.fromkeys(("start_renderer", "load_weights"), "load_weights"),
+    "load_adapter": "load_adapter",
     **dict.fromkeys(
         ("handoff", "encode_prompt", "noise", "prepare", "decode", "encode_image", "handback", "sign"),
         "fixed",

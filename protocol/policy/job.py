@@ -12,8 +12,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..errors import LocalProtocolError
-from .prediction import NOT_RENDERING, UNKNOWN_RTT_US
+from .prediction import UNKNOWN_RTT_US
 from .selection import BUSY_PERCENT, Choice
+from .speeds import NOT_RENDERING
 
 MAX_REDIRECTS = 3  # polite refusals before the next offer is forced (no max_wait): measured, see selection
 MAX_ATTEMPTS = 8  # hedges not counted

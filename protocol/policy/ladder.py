@@ -8,14 +8,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..wire.statement import Statement
+from ..wire.advert import OfferedAdapter
+from ..wire.statement import MAX_ADAPTERS, USUAL_WEIGHT_MILLIONTHS, Statement
+from .adapters import called as adapter_called
 from .cost import OVERHEAD_US, USUAL, Wishes, called, most_of_that
 from .prediction import Candidate
 from .selection import Choice, NoCandidate, plan
+from .speeds import NO_GUIDANCE_MILLIONTHS
 from .timeline import duration
 
 LEAST_STEPS = 4  # below it, the one-step samplers of section 8 leave noise
 LEAST_SIDE_PX = 64
+MOST_FEW_STEP = 4  # adapters for few steps that are looked at, those with the most steps first
 # What divides the sides that were asked, up to this, divides those of a rung: a model may need it.
 MOST_GRAIN_PX = 64
 # (below, to multiples of): as `duration` shows it.
@@ -24,32 +28,57 @@ ROUND_UP_US = ((10_000_000, 10_000), (120_000_000, 100_000))
 
 @dataclass(frozen=True)
 class Rung:
-    """A way to draw the same prompt from the same seed, with less.
-
-    Statements name adapters, but no provider applies one yet; when they do, a few-step adapter is one more rung, with
-    the field that says which model it is for, and `of` puts it into the statement.
-    """
+    """A way to draw the same prompt from the same seed, with less."""
 
     name: str
     steps_percent: int = 100
     side_percent: int = 100
+    few_step: bool = False  # with an adapter for few steps, as it wants to be used
+    adapter: OfferedAdapter | None = None  # which: where the ladder is looked at for one picture
 
     def of(self, asked: Statement) -> Statement:
         """The statement of this rung: never more than was asked, and never less than LEAST_STEPS and LEAST_SIDE_PX."""
         grain_px = math.gcd(asked.width, asked.height, MOST_GRAIN_PX)
-        return replace(
+        drawn = replace(
             asked,
             steps=min(asked.steps, max(LEAST_STEPS, asked.steps * self.steps_percent // 100)),
             width=_side(asked.width, self.side_percent, grain_px),
             height=_side(asked.height, self.side_percent, grain_px),
         )
+        if self.adapter is None or self.adapter.few_step is None:
+            return drawn
+        few = self.adapter.few_step
+        return replace(
+            drawn,
+            steps=few.steps,
+            guidance_millionths=few.guidance_millionths,
+            sampler=few.sampler,
+            adapters=(*asked.adapters, (self.adapter.id, USUAL_WEIGHT_MILLIONTHS)),
+        )
+
+    def suits(self, asked: Statement) -> bool:
+        """False where its adapter would do more steps, draw the same, or drop something that was asked for."""
+        few = self.adapter.few_step if self.adapter else None
+        if self.adapter is None or few is None:
+            return not self.few_step
+        flows = {few.sampler, asked.sampler} & {"flow_euler"}
+        return (
+            few.steps <= asked.steps
+            and len(asked.adapters) < MAX_ADAPTERS
+            and self.adapter.id not in [adapter for adapter, _ in asked.adapters]
+            and not (asked.negative and few.guidance_millionths <= NO_GUIDANCE_MILLIONTHS)
+            and (few.sampler == asked.sampler or not flows)
+        )
 
 
 LADDER = (
     Rung("as asked"),
+    Rung("few-step adapter", few_step=True),
     Rung("fewer steps", 75),
     Rung("half of the steps", 50),
+    Rung("few-step adapter, smaller", side_percent=75, few_step=True),
     Rung("half of the steps, smaller", 50, 75),
+    Rung("few-step adapter, much smaller", side_percent=50, few_step=True),
     Rung("half of the steps, much smaller", 50, 50),
     Rung("few steps, much smaller", 25, 50),
 )
@@ -65,9 +94,14 @@ class Fitted:
     within_us: int
 
     @property
+    def given_up(self) -> str:
+        """In words; empty where nothing was."""
+        return given_up(self.asked, self.drawn, self.rung.adapter)
+
+    @property
     def sentence(self) -> str:
         """What was given up, for the person."""
-        lost = given_up(self.asked, self.drawn)
+        lost = self.given_up
         if not lost:
             return f"Within {duration(self.within_us)}: as asked, nothing is given up."
         return f"Within {duration(self.within_us)}: {self.rung.name}, that is {lost}."
@@ -82,18 +116,24 @@ def fit(
     now_us: int,
     wishes: Wishes = USUAL,
     ladder: Sequence[Rung] = LADDER,
+    adapters: Iterable[OfferedAdapter] = (),
 ) -> Fitted:
     """The best rung of which someone is expected, nine times of ten, to have the picture `within_us` of being asked.
 
-    `spent_us` of that are over.  NoCandidate says that nobody can draw it at all, or which constraint binds and what
-    could be had.
+    `spent_us` of that are over.  `adapters`: known of for this model.  NoCandidate says that nobody can draw it at all,
+    or which constraint binds and what could be had.
     """
     candidates = tuple(candidates)
     left_us = within_us - spent_us - OVERHEAD_US
     untimed = replace(wishes, due_us=None)
     best: tuple[int, Choice, Statement] | None = None
-    for rung, drawn in _rungs(ladder, asked):
-        ranked = plan(candidates, drawn, now_us=now_us, seed=0, wishes=untimed).ranked
+    for rung, drawn in _rungs(ladder, asked, adapters):
+        try:
+            ranked = plan(candidates, drawn, now_us=now_us, seed=0, wishes=untimed).ranked
+        except NoCandidate:
+            if rung.adapter is None:
+                raise
+            continue  # whoever offers the adapter cannot draw this, or is not among those who may be asked
         soonest = min(ranked, key=lambda choice: choice.p90_us)
         if soonest.p90_us <= left_us:
             return Fitted(rung, asked, drawn, within_us)
@@ -103,24 +143,41 @@ def fit(
     raise NoCandidate(_none_fits(*best, candidates, within_us, spent_us))
 
 
-def given_up(asked: Statement, drawn: Statement) -> str:
-    """In words; empty where nothing was."""
+def given_up(asked: Statement, drawn: Statement, adapter: OfferedAdapter | None = None) -> str:
+    """In words; empty where nothing was.  `adapter`: what was taken to help."""
     lost = []
     if drawn.steps != asked.steps:
         lost.append(f"{drawn.steps} steps instead of {asked.steps}")
     if (drawn.width, drawn.height) != (asked.width, asked.height):
         lost.append(f"{drawn.width}x{drawn.height} px instead of {asked.width}x{asked.height}")
-    return " and ".join(lost)
+    if drawn.guidance_millionths != asked.guidance_millionths:
+        lost.append(f"guidance {_plain(drawn)} instead of {_plain(asked)}")
+    if drawn.sampler != asked.sampler:
+        lost.append(f"the sampler {drawn.sampler} instead of {asked.sampler}")
+    if adapter is not None:
+        lost.append(f"the adapter {adapter_called(adapter.id, {adapter.id: adapter})}")
+    return " and ".join([", ".join(lost[:-1]), lost[-1]] if len(lost) > 1 else lost)
 
 
-def _rungs(ladder: Sequence[Rung], asked: Statement) -> Iterable[tuple[Rung, Statement]]:
+def _plain(statement: Statement) -> str:
+    return f"{statement.guidance_millionths / 1_000_000:.6f}".rstrip("0").rstrip(".")
+
+
+def _rungs(
+    ladder: Sequence[Rung], asked: Statement, adapters: Iterable[OfferedAdapter]
+) -> Iterable[tuple[Rung, Statement]]:
     """Those that differ: of a small picture, or one of few steps, some are alike."""
-    last: Statement | None = None
+    few = sorted(
+        (-adapter.few_step.steps, adapter.id, adapter) for adapter in adapters if adapter.few_step is not None
+    )[:MOST_FEW_STEP]
+    seen: set[Statement] = set()
     for rung in ladder:
-        drawn = rung.of(asked)
-        if drawn != last:
-            yield rung, drawn
-        last = drawn
+        made = [replace(rung, adapter=adapter) for _, _, adapter in few] if rung.few_step else [rung]
+        for each in filter(lambda each: each.suits(asked), made):
+            drawn = each.of(asked)
+            if drawn not in seen:
+                seen.add(drawn)
+                yield each, drawn
 
 
 def _none_fits(

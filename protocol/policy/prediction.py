@@ -1,8 +1,7 @@
 """What one picture will cost on one peer: each term measured, learned or claimed, or a default that is said to be one."""
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -11,11 +10,11 @@ from ..wire.hello import LiveState
 from ..wire.statement import Statement
 from .calibration import FIRST_MULTIPLE
 from .rtt import Rtt
+from .speeds import GUIDED_PASSES, UNKNOWN_BYTES_PER_S, Learned, distance_us, ratio, unguided
 from .waits import expected_us
 
 UNKNOWN_RTT_US = 200_000  # a far continent: pessimistic, so that a measured peer is preferred
 CONNECT_ROUND_TRIPS = 5  # TCP, multistream, noise, multistream, yamux and the task stream: 4-5 measured
-TCP_WINDOW_BYTES = 14_600  # in flight at first and after a pause, doubled each round trip: RFC 6928, RFC 2861
 UNKNOWN_WAIT_US = 100_000  # nobody told how busy it is: not counted, but uncertain
 UNKNOWN_LOAD_US = 10_000_000  # of a model of which not even the size is known
 RENDERER_START_US = 3_000_000  # importing torch and diffusers: 2.5-3.5 s measured on two cores
@@ -28,16 +27,15 @@ UNKNOWN_FIXED_US = 1_000_000
 # SD 1.5 on slow ones of each kind.
 UNKNOWN_STEP_US_PER_MEGAPIXEL = {"cpu": 20_000_000, "mps": 2_000_000, "cuda": 500_000}
 MEASURED_BYTES = 4_270_000_000  # of SD 1.5 in fp32: a step reads every weight, so its time goes with them
+# Of the model's bytes, each adapter: 36 MB took 53 ms on one thread, first touched.
+UNKNOWN_ADAPTER_BYTES_PER_S = 500_000_000
+UNKNOWN_ADAPTER_US = 300_000  # for a model of which not even the size is known
+# An adapter made ready before is ready at once: what is learned is a mean of both, so a promise has room for the other.
+LEAST_ADAPTER_PROMISE_US = 1_000_000
 SMALLEST_SHARE = 16  # a step has costs of its own: the 24 MB reference model takes a sixteenth, not a 178th
-UNKNOWN_BYTES_PER_S = 2_500_000  # 20 Mbit/s: the upload of a home line
 PNG_BYTES_PER_TEN_PIXELS = 19  # a photograph-like 512 px PNG is 489 kB
-MAX_LEARNED_PEERS = 4096
-MAX_LEARNED_SPEEDS = 64  # of one peer
 MAX_UTF8_BYTES = 4  # of one character
-# A new measurement counts one part in four, while they are fewer as much as each before it.
-LEARNING_SHARE = 4
 
-NOT_RENDERING = frozenset({"wait", "start_renderer", "load_weights", "load_adapter"})  # what precedes START
 
 # Shares of a term that may be wrong, in percent.  Of a speed, whether observed or claimed: else the peer one knows would
 # beat its equal who is nearer.
@@ -56,122 +54,6 @@ MAX_WAIT_SLACK_US = 100_000  # a provider may start so much later than predicted
 CLAIM_COUNTS = 2
 # Times what is claimed: one render may hiccup by that, two in a row by this.
 CONTRADICTS_ONCE, CONTRADICTS = 4, 2
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A render of one size: one step, and the rest of it when warm."""
-
-    pixels: int
-    step_us: int
-    fixed_us: int
-    count: int = 1  # of renders in it, as far as LEARNING_SHARE
-
-
-@dataclass
-class Learned:
-    """What this peer observed of one other.  Read it; only SpeedBook writes."""
-
-    # By model, precision and octave.
-    speeds: "OrderedDict[tuple[bytes, str, int], Measured]" = field(default_factory=OrderedDict)
-    load_us: "OrderedDict[bytes, int]" = field(default_factory=OrderedDict)
-    bytes_per_s: int | None = None
-
-    def nearest(self, model: bytes, precision: str, pixels: int) -> Measured | None:
-        """As measured at the size nearest to `pixels`."""
-        best: Measured | None = None
-        for (of, with_, _), speed in self.speeds.items():
-            if of == model and with_ == precision:
-                if speed.pixels == pixels:
-                    return speed
-                if best is None or _ratio(speed.pixels, pixels) < _ratio(best.pixels, pixels):
-                    best = speed
-        return best
-
-
-def observed(spans: Sequence[tuple[str, int, int]], steps: int, ran_us: int) -> tuple[int, int]:
-    """(us of one step, us of the rest) of a render, from its provider's `spans` (name, start, us).
-
-    Their sum is not taken for less than the requester itself saw pass from START to RESULT, `ran_us`: a provider that
-    tells less is as slow as it was seen to be.
-    """
-    step_us = sorted(us for name, _, us in spans if name == "step")
-    fixed_us = sum(us for name, _, us in spans if name != "step" and name not in NOT_RENDERING)
-    told_us = sum(step_us) + fixed_us
-    if not step_us or not told_us:
-        return max(1, ran_us // steps), 0
-    median_us, seen_us = step_us[len(step_us) // 2], max(told_us, ran_us)
-    return max(1, median_us * seen_us // told_us), fixed_us * seen_us // told_us
-
-
-class SpeedBook:
-    """Learns from one's own timelines how fast others are.  Bounded: who was not used for longest is forgotten."""
-
-    def __init__(self) -> None:
-        self._peers: OrderedDict[str, Learned] = OrderedDict()
-
-    def of(self, peer: str) -> Learned | None:
-        return self._peers.get(peer)
-
-    def on_render(self, peer: str, statement: Statement, *, step_us: int, fixed_us: int) -> None:
-        """`step_us`: one step of it took so long; `fixed_us`: the rest of a warm render."""
-        self.on_speed(
-            peer, statement.model, statement.precision, Measured(statement.pixels, step_us, fixed_us)
-        )
-
-    def on_steps(self, peer: str, statement: Statement, steps: int, us: int) -> None:
-        """It drew so many steps in `us`, and then no picture came of it."""
-        learned = self._peers.get(peer)
-        old = learned.nearest(statement.model, statement.precision, statement.pixels) if learned else None
-        fixed_us = old.fixed_us * statement.pixels // old.pixels if old else 0
-        self.on_render(peer, statement, step_us=max(1, us // steps), fixed_us=fixed_us)
-
-    def on_speed(self, peer: str, model: bytes, precision: str, measured: "Measured") -> None:
-        """As `on_render`; also what was measured before this peer last stopped."""
-        pixels, step_us, fixed_us = measured.pixels, measured.step_us, measured.fixed_us
-        speeds, key = self._learned(peer).speeds, (model, precision, pixels.bit_length())
-        old = speeds.get(key)
-        if old is None:
-            speeds[key] = measured
-        else:
-            count = min(LEARNING_SHARE, old.count + 1)
-            scaled_us = old.step_us * pixels // old.pixels
-            speeds[key] = Measured(
-                pixels, _mean(scaled_us, step_us, count), _mean(old.fixed_us, fixed_us, count), count
-            )
-        speeds.move_to_end(key)
-        if len(speeds) > MAX_LEARNED_SPEEDS:
-            speeds.popitem(last=False)
-
-    def on_load(self, peer: str, model: bytes, us: int) -> None:
-        loads = self._learned(peer).load_us
-        loads[model] = _mean(loads.get(model), us)
-        loads.move_to_end(model)
-        if len(loads) > MAX_LEARNED_SPEEDS:
-            loads.popitem(last=False)
-
-    def on_transfer(self, peer: str, data_bytes: int, us: int, *, rtt_us: int) -> None:
-        """`data_bytes` were here `us` after the first of them left; what of that is distance says nothing of the rate."""
-        learned = self._learned(peer)
-        old_bytes_per_s = learned.bytes_per_s or UNKNOWN_BYTES_PER_S
-        us = max(1, us - _distance_us(data_bytes, rtt_us, old_bytes_per_s))
-        # The mean is of times: one file that was luckily quick must not look like a fast path for long.
-        old_us = None if learned.bytes_per_s is None else data_bytes * 1_000_000 // old_bytes_per_s
-        learned.bytes_per_s = max(1, data_bytes * 1_000_000 // max(1, _mean(old_us, us)))
-
-    def statistics(self) -> dict[str, int]:
-        return {
-            "peers": len(self._peers),
-            "speeds": sum(len(learned.speeds) for learned in self._peers.values()),
-            "loads": sum(len(learned.load_us) for learned in self._peers.values()),
-        }
-
-    def _learned(self, peer: str) -> Learned:
-        learned = self._peers.setdefault(peer, Learned())
-        self._peers.move_to_end(peer)
-        if len(self._peers) > MAX_LEARNED_PEERS:
-            self._peers.popitem(last=False)
-        return learned
 
 
 class Candidate(NamedTuple):  # as are Prediction and Choice: a plan makes hundreds, in a third of the time
@@ -241,9 +123,11 @@ class Exclusion:
 _NOT_THIS_MODEL = Exclusion(Constraint.MODEL, "It does not offer this model.")
 
 
-def predict(candidate: Candidate, statement: Statement, now_us: int) -> Prediction | Exclusion:
-    """`now_us`: when the candidate was asked for; its `state_age_us` counts to then."""
-    model = _capable(candidate.advert, statement)
+def predict(
+    candidate: Candidate, statement: Statement, now_us: int, names: Mapping[bytes, str] | None = None
+) -> Prediction | Exclusion:
+    """`now_us`: when the candidate was asked for; its `state_age_us` counts to then.  `names`: of adapters."""
+    model = _capable(candidate.advert, statement, names)
     if isinstance(model, Exclusion):
         return model
     rtt_us, jitter_us = 0, 0
@@ -253,12 +137,13 @@ def predict(candidate: Candidate, statement: Statement, now_us: int) -> Predicti
     dial_us = 0 if candidate.connected else CONNECT_ROUND_TRIPS * rtt_us
     wait_us, uncertain_wait_us = _wait(candidate)
     load_us, uncertain_load_us = _load(candidate, model)
+    apply_us = adapters_us(candidate.speeds, statement, model.total_bytes) if statement.adapters else 0
     step_us, fixed_us, percent = _speed(candidate, model, statement)
     steps_us = step_us * statement.steps
     transfer_us = _transfer(candidate, statement, rtt_us)
     offer_us = rtt_us // 2  # it draws while its ACCEPT is on the way
     run_us = fixed_us + steps_us
-    busy_us = load_us + run_us
+    busy_us = load_us + apply_us + run_us
     mean_us = candidate.mean_wait_us
     spread_us = (
         JITTERS_SPREAD * jitter_us
@@ -266,6 +151,7 @@ def predict(candidate: Candidate, statement: Statement, now_us: int) -> Predicti
         + (uncertain_wait_us if candidate.state is None else min(MAX_WAIT_SLACK_US, mean_us))
         + mean_us * WAIT_SPREAD_PERCENT // 100
         + uncertain_load_us
+        + apply_us
         + run_us * max(percent, RUN_SPREAD_PERCENT) // 100
     )
     return Prediction(
@@ -274,6 +160,7 @@ def predict(candidate: Candidate, statement: Statement, now_us: int) -> Predicti
             ("offer", offer_us),
             ("wait", wait_us),
             ("load_weights", load_us),
+            *((("load_adapter", apply_us),) if statement.adapters else ()),
             ("fixed", fixed_us),
             ("step", steps_us),
             ("transfer", transfer_us),
@@ -297,7 +184,14 @@ def claimed_us(candidate: Candidate, statement: Statement, prediction: Predictio
     told_us = candidate.state.wait_us if candidate.state else 0
     load_us, _ = _load(bare, model)
     return (
-        us["dial"] + us["offer"] + told_us + load_us + fixed_us + step_us * statement.steps + us["transfer"]
+        us["dial"]
+        + us["offer"]
+        + told_us
+        + load_us
+        + us.get("load_adapter", 0)
+        + fixed_us
+        + step_us * statement.steps
+        + us["transfer"]
     )
 
 
@@ -307,7 +201,9 @@ def unclaimed_step_us(candidate: Candidate, statement: Statement) -> int:
     return _speed(candidate, replace(model, speeds=(), total_bytes=None), statement)[0]
 
 
-def _capable(advert: Advert, statement: Statement) -> OfferedModel | Exclusion:
+def _capable(
+    advert: Advert, statement: Statement, names: Mapping[bytes, str] | None
+) -> OfferedModel | Exclusion:
     limits = advert.limits
     if not advert.kinds or limits is None:
         return Exclusion(Constraint.PROVIDING, "It does not render for others.")
@@ -320,7 +216,13 @@ def _capable(advert: Advert, statement: Statement) -> OfferedModel | Exclusion:
     else:
         return _NOT_THIS_MODEL
     if statement.adapters:
-        return Exclusion(Constraint.ADAPTERS, "It does not offer adapters.")
+        applied = {adapter.id for adapter in model.adapters}
+        for adapter, _ in statement.adapters:
+            if adapter not in applied:
+                name = (names or {}).get(adapter, adapter.hex()[:8])
+                return Exclusion(
+                    Constraint.ADAPTERS, f"It does not offer the adapter {name} with this model."
+                )
     precision = statement.precision
     for device in advert.devices:
         if precision in device.dtypes:
@@ -372,6 +274,15 @@ def _load(candidate: Candidate, model: OfferedModel) -> tuple[int, int]:
     return load_us, load_us * SPEED_UNCERTAIN_PERCENT // 100
 
 
+def adapters_us(learned: Learned | None, statement: Statement, model_bytes: int | None) -> int:
+    """Until they are applied, where they are not already."""
+    unknown_us = UNKNOWN_ADAPTER_US
+    if model_bytes is not None:
+        unknown_us = model_bytes * 1_000_000 // UNKNOWN_ADAPTER_BYTES_PER_S
+    measured = learned.load_us if learned else {}
+    return sum(measured.get(adapter, unknown_us) for adapter, _ in statement.adapters)
+
+
 def unknown_load_us(model_bytes: int | None) -> int:
     """What the first load of a model of that size may take, its renderer's start included."""
     if model_bytes is None:
@@ -381,6 +292,12 @@ def unknown_load_us(model_bytes: int | None) -> int:
 
 def _speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> tuple[int, int, int]:
     """(us of one step, us of the rest, percent of both that may be wrong).  What was observed overrides claims."""
+    step_us, fixed_us, percent = _guided_speed(candidate, model, statement)
+    return max(1, step_us // GUIDED_PASSES) if unguided(statement) else step_us, fixed_us, percent
+
+
+def _guided_speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> tuple[int, int, int]:
+    """As `_speed`, of a step with guidance."""
     pixels, precision = statement.pixels, statement.precision
     seen = candidate.speeds.nearest(model.id, precision, pixels) if candidate.speeds else None
     claim: Speed | None = None
@@ -389,8 +306,8 @@ def _speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> t
             if speed.width * speed.height == pixels:
                 claim = speed
                 break
-            ratio = _ratio(speed.width * speed.height, pixels)
-            if claim is None or ratio < _ratio(claim.width * claim.height, pixels):
+            found = ratio(speed.width * speed.height, pixels)
+            if claim is None or found < ratio(claim.width * claim.height, pixels):
                 claim = speed
     if seen is not None:
         step_us, fixed_us, percent = _scaled(seen.step_us, seen.fixed_us, seen.pixels, pixels)
@@ -426,7 +343,7 @@ def _scaled(step_us: int, fixed_us: int, measured: int, pixels: int) -> tuple[in
     """What was measured at `measured` pixels, at `pixels`; and the percent of it that may be wrong."""
     if measured == pixels:
         return step_us, fixed_us, SPEED_UNCERTAIN_PERCENT
-    doublings = (_ratio(measured, pixels) - 1).bit_length()
+    doublings = (ratio(measured, pixels) - 1).bit_length()
     percent = min(100, SPEED_UNCERTAIN_PERCENT + SCALED_UNCERTAIN_PERCENT * max(1, doublings))
     return max(1, step_us * pixels // measured), fixed_us * pixels // measured, percent
 
@@ -444,29 +361,13 @@ def _transfer(candidate: Candidate, statement: Statement, rtt_us: int) -> int:
     data_bytes = statement.pixels * PNG_BYTES_PER_TEN_PIXELS // 10
     learned = candidate.speeds.bytes_per_s if candidate.speeds else None
     bytes_per_s = learned or UNKNOWN_BYTES_PER_S
-    return _distance_us(data_bytes, rtt_us, bytes_per_s) + data_bytes * 1_000_000 // bytes_per_s
-
-
-def _distance_us(data_bytes: int, rtt_us: int, bytes_per_s: int) -> int:
-    """What distance alone adds to a transfer: the way, and round trips while TCP's window grows to what the path holds."""
-    path_bytes = bytes_per_s * rtt_us // 1_000_000
-    windows = -(-min(data_bytes, path_bytes) // TCP_WINDOW_BYTES)
-    return rtt_us // 2 + max(0, windows.bit_length() - 1) * rtt_us
-
-
-def _ratio(first: int, second: int) -> int:
-    """The larger over the smaller, rounded up."""
-    return -(-max(first, second) // min(first, second))
-
-
-def _mean(old: int | None, new: int, share: int = LEARNING_SHARE) -> int:
-    return new if old is None else old + (new - old) // share
+    return distance_us(data_bytes, rtt_us, bytes_per_s) + data_bytes * 1_000_000 // bytes_per_s
 
 
 def predict_own(
     learned: Learned | None, statement: Statement, *, resident: bool, model_bytes: int | None = None
 ) -> tuple[int, int, int]:
-    """(load_us, step_us, fixed_us) that a provider expects of a task on its own renderer."""
+    """(load_us, step_us, fixed_us) that a provider expects of a task on its own renderer; of weights, not of adapters."""
     load_us = 0
     if not resident:
         measured_us = learned.load_us.get(statement.model) if learned else None
@@ -475,11 +376,18 @@ def predict_own(
     if found is None:
         slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
         step_us = _of_size(slowest_us * statement.pixels // 1_000_000, model_bytes)
-        return load_us, max(1, step_us), _of_size(UNKNOWN_FIXED_US, model_bytes)
-    step_us, fixed_us, _ = _scaled(found.step_us, found.fixed_us, found.pixels, statement.pixels)
-    return load_us, max(1, step_us), fixed_us
+        fixed_us = _of_size(UNKNOWN_FIXED_US, model_bytes)
+    else:
+        step_us, fixed_us, _ = _scaled(found.step_us, found.fixed_us, found.pixels, statement.pixels)
+    return load_us, max(1, step_us // GUIDED_PASSES if unguided(statement) else step_us), fixed_us
 
 
-def promised_load_us(expected_us: int) -> int:
-    """What a provider says in ACCEPT of a load: the requester's deadline for START, so on the safe side."""
-    return max(LEAST_LOAD_PROMISE_US, LOAD_PROMISE * expected_us) if expected_us else 0
+def promised_load_us(expected_us: int, apply_us: int | None = None) -> int:
+    """What a provider says in ACCEPT of a load: the requester's deadline for START, so on the safe side.
+
+    `apply_us`: what is expected of adapters, where there are any.
+    """
+    promised_us = max(LEAST_LOAD_PROMISE_US, LOAD_PROMISE * expected_us) if expected_us else 0
+    if apply_us is None:
+        return promised_us
+    return promised_us + max(LEAST_ADAPTER_PROMISE_US, LOAD_PROMISE * apply_us)

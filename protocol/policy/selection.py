@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..wire.advert import Advert
 from ..wire.conversation import Patience
 from ..wire.statement import Statement
+from .adapters import called, told_of
 from .calibration import Forecast
 from .cost import USUAL, Wishes, asked_price_millionths, extra_us, in_time, nobody_in_time
 from .credits import why_cost
@@ -75,11 +77,15 @@ class Choice(NamedTuple):
     @property
     def longest_start_us(self) -> int:
         """What is believed of an ACCEPT before its peer counts as lost: it may load a model that it said was loaded."""
-        return self.longest_wait_us + promised_load_us(max(1, self._load_us))
+        load_us, apply_us = self._loading_us
+        return self.longest_wait_us + promised_load_us(max(1, load_us), apply_us)
 
     @property
-    def _load_us(self) -> int:
-        return min(LONGEST_WAIT_US, dict(self.spans)["load_weights"])
+    def _loading_us(self) -> tuple[int, int | None]:
+        """Weights, and adapters where there are any."""
+        us = dict(self.spans)
+        apply_us = us.get("load_adapter")
+        return min(LONGEST_WAIT_US, us["load_weights"]), None if apply_us is None else min(LONGEST_WAIT_US, apply_us)
 
     def start_within_us(self, wait_us: int, load_us: int, max_wait_us: int | None = None) -> int:
         """Until START, from an ACCEPT that promises such a wait and such a load.  `max_wait_us`: of its offer.
@@ -89,7 +95,7 @@ class Choice(NamedTuple):
         what is predicted here.
         """
         most_us = self.longest_wait_us if max_wait_us is None else max_wait_us
-        return min(wait_us, most_us) + min(load_us, promised_load_us(self._load_us))
+        return min(wait_us, most_us) + min(load_us, promised_load_us(*self._loading_us))
 
 
 @dataclass(frozen=True)
@@ -139,10 +145,11 @@ def plan(
     Raises NoCandidate if nobody is left.
     """
     candidates = tuple(candidates)
+    names = _adapter_names(candidates, statement) if statement.adapters else None
     capable: list[tuple[Candidate, Prediction]] = []
     ruled_out: list[tuple[Candidate, Exclusion]] = []
     for candidate in candidates:
-        result = predict(candidate, statement, now_us)
+        result = predict(candidate, statement, now_us, names)
         if isinstance(result, Exclusion):
             ruled_out.append((candidate, result))
         elif candidate.peer in excluded:
@@ -250,7 +257,7 @@ def _binding(statement: Statement, ruled_out: list[tuple[Candidate, Exclusion]])
         )
         return f"Nobody in the swarm offers model {statement.model.hex()[:8]}; models offered: {names}."
     if constraint is Constraint.ADAPTERS:
-        return "Nobody in the swarm offers adapters with this model."
+        return _no_adapters(statement, adverts)
     if constraint is Constraint.PRECISION:
         dtypes = _listed(
             {dtype for advert in adverts for device in advert.devices for dtype in device.dtypes}
@@ -274,6 +281,22 @@ def _binding(statement: Statement, ruled_out: list[tuple[Candidate, Exclusion]])
     if len(adverts) == 1:
         return "The only peer that can draw this was ruled out, or tried already."
     return f"All {len(adverts)} peers that can draw this were ruled out, or tried already."
+
+
+def _adapter_names(candidates: Iterable[Candidate], statement: Statement) -> dict[bytes, str]:
+    known = told_of(candidates, statement.model)
+    return {adapter: called(adapter, known) for adapter, _ in statement.adapters}
+
+
+def _no_adapters(statement: Statement, adverts: list[Advert]) -> str:
+    """Of those with the model, nobody has all the adapters."""
+    offered = [each for advert in adverts for each in advert.models if each.id == statement.model]
+    known = {adapter.id: adapter for model in offered for adapter in model.adapters}
+    missing = [called(adapter, known) for adapter, _ in statement.adapters if adapter not in known]
+    names = _listed({called(adapter, known) for adapter in known})
+    if missing:
+        return f"Nobody with this model offers the adapter {missing[0]}; offered: {names}."
+    return f"Nobody with this model offers all of these adapters; offered, one or the other: {names}."
 
 
 def _listed(names: set[str]) -> str:

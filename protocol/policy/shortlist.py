@@ -16,9 +16,8 @@ LENGTH = 64
 LASTS_US = 2_000_000
 MAX_KINDS = 64
 
-Kind = tuple[
-    bytes, str, int, bool
-]  # model, precision, octave of pixels, whether one's own device is asked too
+# Model, precision, octave of pixels, adapters, whether one's own device is asked too.
+Kind = tuple[bytes, str, int, tuple[bytes, ...], bool]
 
 
 class Shortlists:
@@ -39,7 +38,8 @@ class Shortlists:
         wishes: Wishes = USUAL,
     ) -> Plan:
         """As `selection.plan`; `own`: this very peer is a candidate too.  NoCandidate if nobody at all is left."""
-        kind = (statement.model, statement.precision, statement.pixels.bit_length(), own)
+        adapters = tuple(adapter for adapter, _ in statement.adapters)
+        kind = (statement.model, statement.precision, statement.pixels.bit_length(), adapters, own)
         made_us, among = self._lists.pop(kind, (-LASTS_US, frozenset[str]()))
         if now_us < made_us + LASTS_US:
             candidates = directory.candidates(now_us, own=own, among=among)

@@ -26,7 +26,7 @@ ADVICE = {
     "wait": "waiting in the provider's queue; a provider that is idle would have started at once",
     "start_renderer": "starting the renderer's process; while it runs, the next picture does without",
     "load_weights": "loading the model's weights; while they stay resident there, the next picture does without",
-    "load_adapter": "loading an adapter; while it stays loaded, the next picture does without",
+    "load_adapter": "applying adapters; the next picture with the same ones does without",
     "handoff": "handing the task to the renderer's process",
     "handback": "taking the picture back from the renderer's process",
     "sign": "hashing the picture and signing its receipt",

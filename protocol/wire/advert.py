@@ -9,7 +9,15 @@ from .coordinate import Coordinate
 from .envelope import Domain, Envelope, open_untrusted, seal
 from .fields import U32, U64, Fields, plain
 from .hello import MAX_US, MODEL_ID_BYTES
-from .statement import KINDS, MAX_SIDE_PX, PRECISIONS
+from .statement import (
+    KINDS,
+    MAX_ADAPTERS,
+    MAX_GUIDANCE_MILLIONTHS,
+    MAX_SIDE_PX,
+    MAX_STEPS,
+    PRECISIONS,
+    SAMPLERS,
+)
 
 TOPIC = "nearlight/{network}/adverts/1"
 SYNC_PROTOCOL = "/nearlight/adverts/1"
@@ -72,7 +80,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Speed:
-    """A measured speed: `step_us` for one step, `fixed_us` for the rest of a warm render, at this size."""
+    """A measured speed: `step_us` for one guided step, `fixed_us` for the rest of a warm render, at this size."""
 
     width: int
     height: int
@@ -103,6 +111,58 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class FewStep:
+    """How an adapter is used that was trained to draw in few steps."""
+
+    steps: int
+    guidance_millionths: int
+    sampler: str
+
+    def to_value(self) -> Value:
+        return {
+            "steps": self.steps,
+            "guidance_millionths": self.guidance_millionths,
+            "sampler": self.sampler,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        few = cls(
+            steps=fields.integer("steps", 1, MAX_STEPS),
+            guidance_millionths=fields.integer("guidance_millionths", 0, MAX_GUIDANCE_MILLIONTHS),
+            sampler=fields.choice("sampler", SAMPLERS),
+        )
+        fields.end()
+        return few
+
+
+@dataclass(frozen=True)
+class OfferedAdapter:
+    """An adapter (LoRA) that this peer applies to a model."""
+
+    id: bytes
+    name: str
+    few_step: FewStep | None = None  # None: it changes what is drawn, not in how many steps
+
+    def to_value(self) -> Value:
+        return {
+            "id": self.id,
+            "name": self.name,
+            **({"~few_step": self.few_step.to_value()} if self.few_step else {}),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        adapter = cls(
+            id=fields.data("id", exactly=MODEL_ID_BYTES),
+            name=plain(fields.text("name", at_most_bytes=256)),
+            few_step=fields.maybe("~few_step", lambda key: FewStep.from_fields(fields.map(key))),
+        )
+        fields.end()
+        return adapter
+
+
+@dataclass(frozen=True)
 class OfferedModel:
     """A model this peer renders with."""
 
@@ -114,6 +174,7 @@ class OfferedModel:
     load_us: int | None  # from disk to resident, as measured; None: not measured yet
     speeds: tuple[Speed, ...]  # empty: not measured yet
     total_bytes: int | None = None  # of its files; None: not told
+    adapters: tuple[OfferedAdapter, ...] = ()  # that it applies to this model
 
     def to_value(self) -> Value:
         return {
@@ -125,6 +186,7 @@ class OfferedModel:
             "load_us": self.load_us,
             "speeds": [speed.to_value() for speed in self.speeds],
             "~bytes": self.total_bytes,
+            **({"~adapters": [each.to_value() for each in self.adapters]} if self.adapters else {}),
         }
 
     @classmethod
@@ -138,6 +200,13 @@ class OfferedModel:
             load_us=fields.maybe("load_us", lambda key: fields.integer(key, 0, MAX_US)),
             speeds=tuple(Speed.from_fields(item) for item in fields.each("speeds", at_most=MAX_SPEEDS)),
             total_bytes=fields.maybe("~bytes", lambda key: fields.integer(key, 0, U64)),
+            adapters=fields.maybe(
+                "~adapters",
+                lambda key: tuple(
+                    OfferedAdapter.from_fields(item) for item in fields.each(key, at_most=MAX_ADAPTERS)
+                ),
+            )
+            or (),
         )
         fields.end()
         return model

@@ -18,6 +18,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 1 << 20
 MAX_CONFIG_DEPTH = 32
 ROOT_BYTES = 32
+ADAPTER_FAMILY = "lora"  # of an adapter's manifest, which names no pipeline
 MANIFEST_TAG = b"nearlight/manifest/1\0"
 LEAF_TAG = b"nearlight/leaf/1\0"
 NODE_TAG = b"nearlight/node/1\0"
@@ -103,10 +104,10 @@ class ManifestFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Exactly the files that a pipeline loads, in the order of their paths.  ValueError where they cannot be that."""
+    """Exactly the files that a pipeline loads, of a model or an adapter, by path.  ValueError where they cannot be that."""
 
-    family: str
-    pipeline: str  # class name
+    family: str  # or ADAPTER_FAMILY
+    pipeline: str  # class name; "" of an adapter
     variant: str  # "", or the infix of the weight files ("fp16")
     files: tuple[ManifestFile, ...]
 
@@ -141,14 +142,14 @@ class Manifest:
 
     @property
     def id(self) -> bytes:
-        """The model id: 32 bytes."""
+        """The id of the model or adapter: 32 bytes."""
         return hashlib.sha256(MANIFEST_TAG + self.to_bytes()).digest()
 
     @classmethod
     def from_untrusted(cls, data: bytes) -> Self:
         """MalformedMessage says what is wrong; no path in the result leaves the folder it is joined to."""
         fields = Fields(decode_untrusted(data, at_most_bytes=MAX_MANIFEST_BYTES), "manifest")
-        family = fields.choice("family", FAMILIES)
+        family = fields.choice("family", FAMILIES | {ADAPTER_FAMILY})
         pipeline = fields.text("pipeline", at_most_bytes=64)
         variant = fields.text("variant", at_most_bytes=16)
         files = tuple(_file(item) for item in fields.items("files", at_least=1, at_most=MAX_FILES))

@@ -16,6 +16,8 @@ SIDE_MULTIPLE_PX = 8  # every whitelisted autoencoder works in 8-px cells
 MAX_STEPS = 1000
 MAX_GUIDANCE_MILLIONTHS = 100_000_000
 MAX_ADAPTERS = 8
+MAX_WEIGHT_MILLIONTHS = 10_000_000
+USUAL_WEIGHT_MILLIONTHS = 1_000_000  # as the adapter was trained
 SALT_BYTES = 16
 
 KINDS = frozenset({"txt2img"})  # reserved: img2img, inpaint, upscale
@@ -129,6 +131,8 @@ def _adapter(item: Value) -> tuple[bytes, int]:
     match item:
         case [bytes(), bool()]:
             pass
-        case [bytes(adapter), int(weight)] if len(adapter) == MODEL_ID_BYTES and 0 <= weight <= 10_000_000:
+        case [bytes(adapter), int(weight)] if (
+            len(adapter) == MODEL_ID_BYTES and 0 <= weight <= MAX_WEIGHT_MILLIONTHS
+        ):
             return adapter, weight
     raise MalformedMessage("statement: an adapter is an id and a weight in millionths")

@@ -4,9 +4,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from protocol.policy.prediction import SpeedBook, predict_own
+from protocol.policy.prediction import predict_own
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat
 from protocol.policy.selection import Choice
+from protocol.policy.speeds import SpeedBook
 from protocol.wire.hello import LiveState
 from protocol.wire.statement import Statement
 
@@ -340,7 +341,7 @@ def statement_of(model: bytes, steps: int, side_px: int) -> Statement:
         width=side_px,
         height=side_px,
         steps=steps,
-        guidance_millionths=0,
+        guidance_millionths=5_000_000,
         sampler="euler",
         seed=0,
         salt=bytes(16),

@@ -9,7 +9,8 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.policy.prediction import PNG_BYTES_PER_TEN_PIXELS, TCP_WINDOW_BYTES
+from protocol.policy.prediction import PNG_BYTES_PER_TEN_PIXELS
+from protocol.policy.speeds import TCP_WINDOW_BYTES
 
 from ..rtt_matrix import RttMatrix
 
