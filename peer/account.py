@@ -7,16 +7,18 @@ from protocol.policy import hindsight
 from protocol.policy.calibration import Held
 from protocol.policy.cost import Wishes
 from protocol.policy.credits import reckoning, time_cost_millionths
-from protocol.policy.ladder import Fitted, given_up
+from protocol.policy.ladder import Fitted
 from protocol.policy.selection import Choice, Plan
 from protocol.policy.timeline import Timeline, duration
 from protocol.wire.canonical import Value
 from protocol.wire.fields import U64
+from protocol.wire.statement import Statement
 
 from .asking import Attempt, JobFailed, Picture
 from .batch import BatchRun
 from .node import Node
 from .order import Order
+from .wanted import known_adapters
 
 LEAST_HELD = 10  # pictures, before it is said how far predictions held
 
@@ -44,6 +46,8 @@ def summary(node: Node, job: str, order: Order, picture: Picture) -> dict[str, A
         "value_of_time_millionths": picture.plan.wishes.value_of_time_millionths,
         "wished": order.wished.to_json(),
         "model": statement.model.hex(),
+        "steps": statement.steps,
+        "adapters": adapters(node, statement),
         "prompt_included": False,
     }
 
@@ -57,6 +61,7 @@ def report(node: Node, job: str, order: Order, picture: Picture, batch: BatchRun
     return {
         "job": job,
         "provider": picture.provider,
+        "adapters": adapters(node, picture.statement),
         **_course(node, order, timeline, picture.attempts),
         **_planned(node, plan),
         "avoidable": {"span": avoidable.span, "us": avoidable.us, "sentence": avoidable.sentence}
@@ -100,6 +105,19 @@ def candidates(plan: Plan, node: Node) -> list[Any]:
     ]
 
 
+def adapters(node: Node, statement: Statement) -> list[Any]:
+    """Those of the statement, by the names that are known of."""
+    known = known_adapters(node, statement.model) if statement.adapters else {}
+    return [
+        {
+            "id": adapter.hex(),
+            "name": known[adapter].name if adapter in known else None,
+            "weight_millionths": weight,
+        }
+        for adapter, weight in statement.adapters
+    ]
+
+
 def exclusions(plan: Plan, node: Node) -> list[Value]:
     """Who cannot draw it, and why."""
     return [
@@ -113,7 +131,8 @@ def rung(fitted: Fitted | None) -> dict[str, Any] | None:
         return None
     return {
         "name": fitted.rung.name,
-        "given_up": given_up(fitted.asked, fitted.drawn),
+        "given_up": fitted.given_up,
+        "adapter": fitted.rung.adapter.id.hex() if fitted.rung.adapter else None,
         "within_us": fitted.within_us,
         "sentence": fitted.sentence,
     }

@@ -29,7 +29,8 @@ PRICE_DIGITS = 6  # behind the point: prices are told in millionths
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0",)
 DEFAULT_NETWORK = "main"
 
-_LISTS = frozenset({"listen", "join", "models", "allow"})
+_LISTS = frozenset({"listen", "join", "models", "adapters", "allow"})
+_FOLDERS = frozenset({"models", "adapters"})
 _FLAGS = frozenset({"provide"})
 _NUMBERS = frozenset({"memory_percent"})
 _AMOUNTS = frozenset({"price"})
@@ -63,6 +64,7 @@ class PeerConfig:
     join: tuple[str, ...] = ()  # multiaddrs that end in /p2p/ID
     provide: bool = False  # render for others
     models: tuple[Path, ...] = ()  # folders in the format of diffusers
+    adapters: tuple[Path, ...] = ()  # folders with LoRA weights as diffusers saves them, for these models
     device: str = "auto"  # auto, cpu, cuda, cuda:0, mps
     allow: tuple[str, ...] = ()  # peer ids to render for; none: for everyone
     name: str = ""  # shown to others
@@ -92,9 +94,10 @@ class PeerConfig:
                 f"network must be 1 to {MAX_NETWORK_BYTES} of a-z, 0-9, dot, dash and underscore, "
                 f"not {_shown(self.network)}."
             )
-        for folder in self.models:
-            if not folder.is_dir():
-                raise ConfigError(f"models must name folders, and {folder} is not a folder.")
+        for name, folders in (("models", self.models), ("adapters", self.adapters)):
+            for folder in folders:
+                if not folder.is_dir():
+                    raise ConfigError(f"{name} must name folders, and {folder} is not a folder.")
         if self.psk is not None and len(self.psk) != PSK_BYTES:
             raise ConfigError(f"psk must be {2 * PSK_BYTES} hexadecimal digits.")
         price = self.price
@@ -198,7 +201,7 @@ def _typed(name: str, value: Any, where: str) -> Any:
     if name in _LISTS:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str | Path) for item in value):
             raise ConfigError(f"{where}: {name} must be a list of texts, not {_shown(value)}.")
-        if name == "models":
+        if name in _FOLDERS:
             return tuple(Path(os.path.abspath(Path(item).expanduser())) for item in value)
         return tuple(str(item) for item in value)
     if not isinstance(value, str):

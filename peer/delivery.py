@@ -3,7 +3,7 @@
 import trio
 
 from protocol.errors import RemoteProtocolError
-from protocol.policy.speeds import observed
+from protocol.policy.speeds import applied_us, observed
 from protocol.wire.receipt import Settled, SignedReceipt
 from protocol.wire.task import Chunk, ReceiptMessage, Result
 from protocol.wire.transfer import Receiver
@@ -121,6 +121,7 @@ class Delivery:
         if attempt.ran_us is not None:
             step_us, fixed_us = observed(result.spans, statement.steps, attempt.ran_us)
             speeds.on_render(peer, statement, step_us=step_us, fixed_us=fixed_us)
+            speeds.on_adapters(peer, statement, applied_us(result.spans))
         moved_us = attempt.last_byte_us - attempt.result_local_us
         rtt = directory.rtt(peer)
         if rtt is not None and moved_us > 0 and not resumed:

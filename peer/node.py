@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from .renderer.client import Renderer
 from .renderer.devices import detect, total_memory_bytes
 from .requester import Requester
 from .residents import Residents
+from .store.adapters import AdapterError, Adapters, find_adapters
 from .store.digests import DigestCache
 from .store.identity import next_boot_epoch
 from .store.ledger import DifferentReceipt, Ledger, ReceiptRecord
@@ -64,6 +65,7 @@ class Node:
     ledger: Ledger
     journal: Journal
     models: dict[bytes, LocalModel]
+    adapters: Adapters
     devices: tuple[Device, ...]
     nursery: trio.Nursery
     started_us: int
@@ -94,7 +96,7 @@ async def open_node(
     `rejoin`: it gets in touch with peers it knew before, if none that it was told to join is there.
     """
     own_peer = peer_id_of(public_key_of(private_key))
-    models = await trio.to_thread.run_sync(_scan, config)
+    models, adapters = await trio.to_thread.run_sync(_scan, config)
     devices = await trio.to_thread.run_sync(detect)
     ledger = await trio.to_thread.run_sync(Ledger, config.home / "ledger.sqlite3")
     journal = Journal(config.home / JOURNAL_FILE)
@@ -124,7 +126,13 @@ async def open_node(
             addresses=host.addresses[:8],
             kinds=tuple(KINDS),
             devices=_used(devices, device),
-            models=tuple(_offered(model, directory, renderer, own_peer) for model in models.values()),
+            models=tuple(
+                replace(
+                    _offered(model, directory, renderer, own_peer),
+                    adapters=tuple(each.offered() for each in adapters.get(model.id, {}).values()),
+                )
+                for model in models.values()
+            ),
             limits=LIMITS,
             price_millionths=config.price_millionths,
         )
@@ -270,6 +278,7 @@ async def open_node(
                 renderer=renderer,
                 residents=residents,
                 models=models,
+                adapters=adapters,
                 speeds=directory.speeds,
                 on_capabilities=on_capabilities,
                 on_receipt=keep_provided,
@@ -302,7 +311,7 @@ async def open_node(
             )
             node = Node(
                 config, host, directory, links, gossip, work, provider, requester, renderer, ledger, journal,
-                models, devices, nursery, now_us(),
+                models, adapters, devices, nursery, now_us(),
             )  # fmt: skip
             host.set_handler(TASK_PROTOCOL, serve_task)
             journal_write("started", peer=own_peer, name=config.name, boot_epoch=boot_epoch)
@@ -347,8 +356,8 @@ async def _closing(ledger: Ledger, journal: Journal) -> AsyncIterator[None]:
         journal.close()
 
 
-def _scan(config: PeerConfig) -> dict[bytes, LocalModel]:
-    """The models this peer can render with: those it was given, else the one that ships with it."""
+def _scan(config: PeerConfig) -> tuple[dict[bytes, LocalModel], Adapters]:
+    """The models this peer can render with, those it was given or else the one that ships with it, and their adapters."""
     folders: tuple[Path, ...] = config.models or (reference_model_folder(),)
     cache = DigestCache(config.home / "models.json")
     found = {}
@@ -358,7 +367,10 @@ def _scan(config: PeerConfig) -> dict[bytes, LocalModel]:
         except ModelError as exc:
             raise UserError(str(exc), LOCAL_SETUP) from exc
         found[model.id] = model
-    return found
+    try:
+        return found, find_adapters(found.values(), config.adapters, cache)
+    except (AdapterError, ModelError) as exc:
+        raise UserError(str(exc), LOCAL_SETUP) from exc
 
 
 def _chosen(wanted: str, devices: tuple[Device, ...]) -> str:

@@ -16,7 +16,7 @@ from .asking import Asked
 from .clock import now_us
 from .errors import NOBODY, WRONG_USAGE, UserError
 from .node import Node
-from .wanted import of_batch, statement_untrusted
+from .wanted import known_adapters, of_batch, statement_untrusted
 
 MAX_COUNT = 1000
 STARTING = ("start_peer", "join")  # what may come between "asked" and the request: spans of whoever asks
@@ -77,6 +77,7 @@ class Order:
             "steps": statement.steps,
             "guidance_millionths": statement.guidance_millionths,
             "sampler": statement.sampler,
+            "adapters": [[adapter.hex(), weight] for adapter, weight in statement.adapters],
             "seed": statement.seed,
             "count": self.count,
             "remote": self.remote,
@@ -159,6 +160,7 @@ def _fitted(
             wished.within_us,
             spent_us=at_us - asked_us,
             now_us=at_us,
+            adapters=known_adapters(node, statement.model).values(),
         )
     except NoCandidate as exc:
         raise UserError(str(exc), NOBODY) from exc

@@ -176,8 +176,11 @@ class Provider:
             return "not_allowed", "This peer renders for named peers only."
         if statement.model not in self._work.models:
             return "model_unknown", "This peer does not have that model."
-        if statement.adapters:
-            return "unsupported", "This peer has no adapters."
+        if (adapter := self._work.lacks(statement)) is not None:
+            return (
+                "unsupported",
+                f"This peer does not have the adapter {adapter.hex()[:8]} for that model.",
+            )
         if statement.precision not in self._precisions:
             offered = ", ".join(sorted(self._precisions))
             return "unsupported", f"This peer computes in {offered}, not in {statement.precision}."

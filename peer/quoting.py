@@ -25,6 +25,7 @@ def quote(node: Node, order: Order) -> dict[str, Any]:
         "height": statement.height,
         "steps": statement.steps,
         "model": statement.model.hex(),
+        "adapters": account.adapters(node, statement),
         "value_of_time_millionths": planned.wishes.value_of_time_millionths,
         "candidates": account.candidates(planned, node),
         "exclusions": account.exclusions(planned, node),

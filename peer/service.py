@@ -81,6 +81,10 @@ class Service:
                     "name": model.name,
                     "family": model.family,
                     "state": "resident" if model.id in node.renderer.resident else "disk",
+                    "adapters": [
+                        {"id": each.id.hex(), "name": each.name}
+                        for each in node.adapters.get(model.id, {}).values()
+                    ],
                 }
                 for model in node.models.values()
             ],
@@ -115,6 +119,11 @@ class Service:
             if device
             else "unknown",
             "models": [model.name for model in advert.models] if provides else [],
+            "adapters": [
+                {"model": model.id.hex(), "id": each.id.hex(), "name": each.name}
+                for model in (advert.models if provides else ())
+                for each in model.adapters
+            ],
             "model_ids": [model.id.hex() for model in advert.models] if provides else [],
             "rtt_us": 0 if candidate.own else candidate.rtt.min_us if candidate.rtt else None,
             "jitter_us": candidate.rtt.jitter_us if candidate.rtt else None,

@@ -1,15 +1,18 @@
 """What a person wants, made exact: the statement of a picture, its model by name, id or folder."""
 
 import secrets
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from protocol.wire.advert import OfferedModel
+from protocol.errors import MalformedMessage
+from protocol.policy.adapters import called, told_of
+from protocol.wire.advert import OfferedAdapter, OfferedModel
 from protocol.wire.fields import Fields
-from protocol.wire.statement import SALT_BYTES, Statement
+from protocol.wire.statement import MAX_ADAPTERS, MAX_WEIGHT_MILLIONTHS, SALT_BYTES, Statement
 
 from .clock import now_us
 from .errors import NOBODY, WRONG_USAGE, UserError
@@ -22,6 +25,7 @@ DEFAULTS = {  # steps, guidance x 10^-6, sampler: what the authors of each famil
     "sd3": (28, 7_000_000, "flow_euler"),
     "flux": (28, 3_500_000, "flow_euler"),
 }
+MOST_LISTED = 16  # names in a sentence
 REFERENCE_DEFAULTS = (12, 2_000_000, "ddim")  # peer/reference_model/README.md
 
 
@@ -30,8 +34,12 @@ async def statement_untrusted(node: Node, fields: Fields) -> Statement:
     wanted = fields.maybe("model", lambda key: fields.text(key, at_most_bytes=4096))
     model = await _model(node, wanted)
     await node.gossip.seek(model.id)
+    adapters = _adapters_untrusted(node, model, fields)
+    few_step = next((adapter.few_step for adapter, _ in adapters if adapter.few_step), None)
     reference = {each.id for each in node.models.values() if each.folder == reference_model_folder()}
     family = REFERENCE_DEFAULTS if model.id in reference else DEFAULTS[model.family]
+    if few_step is not None:  # which is of no use in another way
+        family = (few_step.steps, few_step.guidance_millionths, few_step.sampler)
 
     def number(key: str, low: int, high: int, otherwise: int) -> int:
         value = fields.maybe(key, lambda key: fields.integer(key, low, high))
@@ -51,6 +59,7 @@ async def statement_untrusted(node: Node, fields: Fields) -> Statement:
         seed=secrets.randbits(32) if seed is None else seed,
         salt=secrets.token_bytes(SALT_BYTES),
         precision="fp32",
+        adapters=tuple((adapter.id, weight) for adapter, weight in adapters),
     )
     return Statement.from_untrusted(statement.to_bytes())  # the bounds, said in one place
 
@@ -74,6 +83,43 @@ async def _model(node: Node, wanted: str | None) -> OfferedModel:
     if meant:
         raise UserError(f"Several models are called {wanted!r}: {names}. Say which by its id.", WRONG_USAGE)
     raise UserError(f"No model {wanted!r} is known here; there are: {names}.", NOBODY)
+
+
+def known_adapters(node: Node, model: bytes) -> dict[bytes, OfferedAdapter]:
+    """By id, what is known of that can be applied to the model: by one's own files, else by what others say."""
+    own = {each.id: each.offered() for each in node.adapters.get(model, {}).values()}
+    return told_of(node.directory.candidates(now_us(), own=False), model) | own
+
+
+def _adapters_untrusted(node: Node, model: OfferedModel, fields: Fields) -> list[tuple[OfferedAdapter, int]]:
+    """What a person means by names or the beginnings of ids, with the weights; in the order given."""
+    asked = fields.maybe("~adapters", lambda key: fields.items(key, at_most=MAX_ADAPTERS)) or []
+    known = known_adapters(node, model.id) if asked else {}
+    found = []
+    for item in asked:
+        match item:
+            case [str(wanted), int(weight)] if 0 <= weight <= MAX_WEIGHT_MILLIONTHS:
+                found.append((_meant(wanted, known, f"the model {model.name}"), weight))
+            case _:
+                raise MalformedMessage("an adapter is a name and a weight in millionths")
+    twice = [adapter.name for adapter, count in Counter(each for each, _ in found).items() if count > 1]
+    if twice:
+        raise UserError(f"The adapter {twice[0]} is named twice: give it one weight.", WRONG_USAGE)
+    return found
+
+
+def _meant(wanted: str, known: dict[bytes, OfferedAdapter], of: str) -> OfferedAdapter:
+    named = [adapter for adapter in known.values() if adapter.name == wanted]
+    by_id = [adapter for id, adapter in known.items() if wanted and id.hex().startswith(wanted.lower())]
+    meant = named or by_id
+    if len(meant) == 1:
+        return meant[0]
+    listed = sorted(called(each.id, known) for each in meant or known.values())
+    names = ", ".join(listed[:MOST_LISTED]) + (", ..." if len(listed) > MOST_LISTED else "")
+    if meant:
+        raise UserError(f"Several adapters are called {wanted!r}: {names}. Say which by its id.", WRONG_USAGE)
+    there_are = f"there are: {names}" if listed else "there are none"
+    raise UserError(f"No adapter {wanted!r:.80} is known here for {of}; {there_are}.", NOBODY)
 
 
 def of_batch(statement: Statement, index: int) -> Statement:

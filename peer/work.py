@@ -9,10 +9,10 @@ from typing import Any
 import trio
 
 from protocol.policy.credits import price_millionths, time_cost_millionths
-from protocol.policy.prediction import predict_own, promised_load_us
+from protocol.policy.prediction import adapters_us, predict_own, promised_load_us
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat, State
 from protocol.policy.residency import Ahead
-from protocol.policy.speeds import SpeedBook
+from protocol.policy.speeds import NOT_RENDERING, SpeedBook, applied_us
 from protocol.wire.hello import LiveState
 from protocol.wire.identity import key_of_untrusted
 from protocol.wire.offer import Offer
@@ -24,6 +24,7 @@ from .changed import Changed
 from .clock import now_us, wall_us
 from .renderer.client import RenderCancelled, Rendered, Renderer, RendererDied, RenderFailed, Step
 from .residents import Residents
+from .store.adapters import Adapters, LocalAdapter
 from .store.models import LocalModel
 
 RETAIN_S = 600  # how long a result can be fetched again
@@ -77,6 +78,7 @@ class Work:
         renderer: Renderer,
         residents: Residents,
         models: dict[bytes, LocalModel],
+        adapters: Adapters,
         speeds: SpeedBook,
         on_capabilities: Callable[..., None],
         on_receipt: Callable[[Task, bytes], Awaitable[None]],
@@ -85,6 +87,7 @@ class Work:
     ) -> None:
         """`rate_millionths`: what is asked of others for one step of one megapixel, in credits x 10^-6."""
         self.models = models
+        self._adapters = adapters
         self._rate_millionths = rate_millionths or 0
         self._private_key = private_key
         self._network = network
@@ -141,7 +144,10 @@ class Work:
         load_us, step_us, fixed_us = predict_own(
             self._speeds.of(self._own_peer), statement, resident=resident, model_bytes=model.bytes
         )
-        cost_us = load_us + fixed_us + step_us * statement.steps
+        apply_us = None
+        if statement.adapters:
+            apply_us = adapters_us(self._speeds.of(self._own_peer), statement, model.bytes)
+        cost_us = load_us + (apply_us or 0) + fixed_us + step_us * statement.steps
         max_wait_us = offer.max_wait_us
         if max_wait_us is not None and self._loading == model.id:
             # Who expects it to be loaded does not wait for that.
@@ -159,7 +165,7 @@ class Work:
                 if task is None or task.cancelled:
                     return Refused("duplicate", "This attempt is over and its result is no longer kept.")
             case Accepted():
-                promised_us = promised_load_us(load_us)
+                promised_us = promised_load_us(load_us, apply_us)
                 task = Task(
                     offer.attempt,
                     requester,
@@ -263,8 +269,12 @@ class Work:
                 task.spans.extend(spans)
                 load_us = now_us() - began_us
             if not task.cancelled and not task.late:
+                if statement.adapters:
+                    task.phase = "adapter"
+                    task.changed.notify()
                 rendered = await self._render(task, model.id)
                 outcome, steps_done = "done", rendered.steps_done
+                load_us += applied_us(rendered.spans)
                 self._learn(statement, rendered)
         except RenderCancelled as exc:
             steps_done = exc.steps_done
@@ -298,6 +308,7 @@ class Work:
             model,
             task.statement.to_bytes(),
             lambda step: self._on_step(task, step),
+            adapters=[(each.id, each.weights, each.weights_root) for each in self._adapters_of(task)],
             on_started=lambda: self._on_started(task),
         )
         back_us = now_us()
@@ -307,6 +318,16 @@ class Work:
         task.spans.extend(rendered.spans)
         task.spans.append(("handback", last_us, back_us - last_us))
         return rendered
+
+    def lacks(self, statement: Statement) -> bytes | None:
+        """The first of its adapters that this peer does not have for that model."""
+        applied = self._adapters.get(statement.model, {})
+        return next((adapter for adapter, _ in statement.adapters if adapter not in applied), None)
+
+    def _adapters_of(self, task: Task) -> list[LocalAdapter]:
+        """Of an offer that was taken: of what it names, `lacks` found none missing."""
+        applied = self._adapters.get(task.statement.model, {})
+        return [applied[adapter] for adapter in dict(task.statement.adapters)]
 
     def _on_started(self, task: Task) -> None:
         """The renderer took it, and found nothing in it that it cannot do."""
@@ -326,7 +347,8 @@ class Work:
 
     def _learn(self, statement: Statement, rendered: Rendered) -> None:
         steps = sorted(us for name, _, us in rendered.spans if name == "step")
-        fixed_us = sum(us for name, _, us in rendered.spans if name != "step")
+        fixed_us = sum(us for name, _, us in rendered.spans if name != "step" and name not in NOT_RENDERING)
+        self._speeds.on_adapters(self._own_peer, statement, applied_us(rendered.spans))
         if steps:
             first = self._speeds.of(self._own_peer)
             new = (

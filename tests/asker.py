@@ -37,6 +37,7 @@ class Asker:
             SimpleNamespace(
                 peer=self.alice.id,
                 models={MODEL: model},
+                adapters={},
                 directory=self.alice.directory,
                 gossip=self.alice.gossip,
                 requester=self.alice.requester,

@@ -625,7 +625,7 @@ def test_doctor_exits_1_only_for_a_problem(peer, door, monkeypatch, tmp_path):
     devices = types.ModuleType("peer.renderer.devices")
     devices.detect = lambda: ()
     monkeypatch.setitem(sys.modules, "peer.renderer.devices", devices)
-    monkeypatch.setattr("peer.cli.doctor.check_models", lambda _: iter(()))
+    monkeypatch.setattr("peer.cli.doctor.check_models", lambda *_: iter(()))
     door.error = UserError("No peer runs here.", NOBODY)
     code, out, _ = peer("doctor", "--json")
     report = json.loads(out)

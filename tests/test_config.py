@@ -125,7 +125,7 @@ def test_a_wrong_setting_is_a_sentence(tmp_path, flags, sentence):
         ('listen = "x"', "must be a list of texts"),
         ('provide = "yes"', "provide must be true or false, not 'yes'"),
         ("name = 3", "name must be text, not 3"),
-        ("joni = []", r"there is no setting 'joni'; there are allow, device, join"),
+        ("joni = []", r"there is no setting 'joni'; there are adapters, allow, device, join"),
         ('home = "/x"', "there is no setting 'home'"),
         ("[", "config.toml are not TOML"),
         ("a = " + "[" * 5000, "config.toml are not TOML"),

@@ -194,7 +194,7 @@ def test_sd3_draws_without_its_largest_encoder(tmp_path):
 
 # --- What is refused
 
-LATE = re.compile("no 1000 steps|renders in fp32")  # only the renderer knows
+LATE = re.compile("no 1000 steps|renders in fp32|not given")  # only the renderer knows
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ LATE = re.compile("no 1000 steps|renders in fp32")  # only the renderer knows
         ("sd3", {"sampler": "flow_euler", "steps": 1001}, "unsupported", "at most 1000 steps"),
         ("sd", {"steps": 1000}, "unsupported", "no 1000 steps"),  # "leading" steps with an offset end outside
         ("sd", {"precision": "bf16"}, "unsupported", "renders in fp32, not in bf16"),
-        ("sd", {"adapters": ((b"a" * 32, 1),)}, "unsupported", "no adapters"),
+        ("sd", {"adapters": ((b"a" * 32, 1),)}, "unsupported", "not given the adapter 61616161"),
         ("sd3", {"sampler": "flow_euler", "width": 28}, "unsupported", "multiples of 8 px, not 28x48"),
     ],
 )
@@ -617,6 +617,7 @@ async def test_two_models_that_do_not_both_fit_make_way_for_each_other(folders):
         renderer=one,
         residents=residents,
         models=models,
+        adapters={},
         speeds=speeds,
         on_capabilities=lambda **_: None,
         on_receipt=keep,

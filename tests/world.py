@@ -37,6 +37,7 @@ from peer.renderer.abilities import Abilities, Reader
 from peer.renderer.client import RenderCancelled, Rendered, Step
 from peer.requester import Requester
 from peer.residents import Residents
+from peer.store.adapters import LocalAdapter
 from peer.store.ledger import Ledger, ReceiptRecord
 from peer.store.models import LocalModel
 from peer.work import Work
@@ -45,7 +46,7 @@ from protocol.policy.demand import Demand
 from protocol.policy.directory import Directory
 from protocol.policy.neighbours import CONNECTIONS, MOST_CONNECTIONS
 from protocol.policy.timeline import Timeline
-from protocol.wire.advert import Advert, Device, Limits, OfferedModel, SignedAdvert
+from protocol.wire.advert import Advert, Device, FewStep, Limits, OfferedModel, SignedAdvert
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.identity import peer_id_of, public_key_of
 from protocol.wire.receipt import pixel_hash
@@ -371,6 +372,7 @@ class FakeRenderer:
             "encode_image": 3_000,
         }
         self.handoff_us = self.handback_us = 200
+        self.applied, self.apply_us = (), 40_000  # adapters, as statements have them; until they are
         self.error = None  # raised after the first step
         self.hangs_at_step = None
         self.change = lambda rendered: rendered
@@ -405,15 +407,18 @@ class FakeRenderer:
         self.resident, self.running = (), False
         await trio.lowlevel.checkpoint()
 
-    async def render(self, task, model, statement_bytes, on_step, *, on_started=lambda: None, preview=True):
+    async def render(
+        self, task, model, statement_bytes, on_step, *, adapters=(), on_started=lambda: None, preview=True
+    ):
         wanted = Statement.from_untrusted(statement_bytes)
+        assert [each for each, _, _ in adapters] == [each for each, _ in wanted.adapters]
         self.prompts.append(wanted.prompt)
         stop = self._cancels[task] = trio.Event()
         steps_done, spans = 0, []
 
         async def stage(name):
             began_us = now_us()
-            with trio.move_on_after(self.stage_us[name] / 1e6):
+            with trio.move_on_after((self.stage_us | {"load_adapter": self.apply_us})[name] / 1e6):
                 await stop.wait()
             if stop.is_set():
                 self.cancelled.append(task)
@@ -424,6 +429,10 @@ class FakeRenderer:
             await trio.sleep(self.handoff_us / 1e6)
             if self.refuses is not None:
                 raise self.refuses
+            if self.applied != wanted.adapters:
+                self.applied = wanted.adapters
+                if wanted.adapters:
+                    await stage("load_adapter")
             on_started()
             await stage("noise")
             await stage("encode_prompt")
@@ -468,11 +477,35 @@ class FakeModel:
     why_not, surely_reads, why_not_read = LocalModel.why_not, LocalModel.surely_reads, LocalModel.why_not_read
 
 
+@dataclass(frozen=True)
+class FakeAdapter:
+    """As much of peer.store.adapters.LocalAdapter as a provider looks at."""
+
+    id: bytes
+    name: str
+    few_step: FewStep | None = None
+    weights: Path = Path("weights")
+    weights_root: bytes = b"r" * 32
+
+    offered = LocalAdapter.offered
+
+
 class Peer:
     """One peer, wired as in peer.node."""
 
     def __init__(
-        self, world, name, *, provide, allow, models, home, rate_millionths=None, listed=(), room_bytes=None
+        self,
+        world,
+        name,
+        *,
+        provide,
+        allow,
+        models,
+        home,
+        rate_millionths=None,
+        listed=(),
+        room_bytes=None,
+        adapters=(),
     ):
         self.name, self._world = name, world
         self.key = hashlib.sha256(name.encode()).digest()
@@ -485,7 +518,7 @@ class Peer:
         self.receipts, self.settled, self.kept = {}, {}, []
         self.save_us = 0
         self._sequence = 0
-        self._models = models
+        self._models, self._adapters = models, adapters
         self.rate_millionths = rate_millionths
         self._ledger = Ledger(home / "ledger.sqlite3") if home else None
         self._file = Journal(home / "journal.jsonl") if home else None
@@ -526,6 +559,7 @@ class Peer:
             renderer=self.renderer,
             residents=self.residents,
             models={model: FakeModel(model) for model in models},
+            adapters={model: {each.id: each for each in adapters} for model in models},
             speeds=self.directory.speeds,
             on_capabilities=self.gossip.renew,
             on_receipt=self._keep_provided,
@@ -601,7 +635,10 @@ class Peer:
             addresses=self.host.addresses,
             kinds=tuple(KINDS),
             devices=(Device("cpu", "fake", 1, None, None, None, ("fp32",)),),
-            models=tuple(_offered(model) for model in self._models),
+            models=tuple(
+                replace(_offered(model), adapters=tuple(each.offered() for each in self._adapters))
+                for model in self._models
+            ),
             limits=LIMITS,
             price_millionths=self.rate_millionths,
         )
@@ -699,6 +736,7 @@ class World:
         rate_millionths=None,
         listed=(),
         room_bytes=None,
+        adapters=(),
     ):
         """A peer that runs, connected to all others `delay_us` away, known to them and knowing them.
 
@@ -714,6 +752,7 @@ class World:
             rate_millionths=rate_millionths,
             listed=listed,
             room_bytes=room_bytes,
+            adapters=adapters,
         )
         await added.start()
         for other in self.peers.values():

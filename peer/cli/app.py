@@ -79,6 +79,12 @@ def up(
             help="Model folders in the format of diffusers, the most wanted first.", metavar="DIR..."
         ),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folders of adapters (LoRA) for these models, as diffusers saves them.", metavar="DIR..."
+        ),
+    ] = None,
     device: Device = None,
     allow: Annotated[
         list[str] | None, typer.Option(help="Render for these peers only.", metavar="PEER...")
@@ -103,6 +109,7 @@ def up(
         "join": join,
         "provide": provide or None,
         "models": model,
+        "adapters": adapter,
         "device": device,
         "allow": allow,
         "price": price,
@@ -127,6 +134,13 @@ def render(
     force: Annotated[bool, typer.Option("--force", help="Replace what is at -o.")] = False,
     model: Annotated[
         str | None, typer.Option(help="A model's name, the beginning of its id, or a folder.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An adapter (LoRA) by its name or the beginning of its id; WEIGHT 1 if none is given.",
+            metavar="NAME[=WEIGHT]",
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="Pixels, like 512x768, or 512 for a square.", metavar="WxH|N")
@@ -194,6 +208,7 @@ def render(
         prompt,
         negative=negative,
         model=model,
+        adapters=adapter or (),
         size=size,
         steps=steps,
         guidance=guidance,

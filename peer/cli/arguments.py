@@ -17,16 +17,17 @@ MAX_COUNT = 1000  # pictures of one job
 _ADDRESS_PREFIXES = ("/ip4/", "/ip6/", "/dns")
 _JOB_CHARS = frozenset("0123456789abcdef")
 MAX_JOB_CHARS = 64
+MAX_NAME_CHARS = 64  # of an adapter, and its id
 MAX_VALUE_OF_TIME = 1_000_000  # credits a second
 _UNITS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "min": 60_000_000}
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """`--join A B` as `--join A --join B`, as click wants it; `up` takes several of `--model` and `--allow` too."""
+    """`--join A B` as `--join A --join B`, as click wants it; `up` has more options that take several."""
     takes_many = {"--join", "--listen"}
     words = [argument for argument in arguments if not argument.startswith("-")]
     if words[:1] == ["up"]:
-        takes_many |= {"--model", "--allow"}
+        takes_many |= {"--model", "--adapter", "--allow"}
     result: list[str] = []
     option, values = None, 0
     for index, argument in enumerate(arguments):
@@ -63,6 +64,7 @@ def render_request(
     *,
     negative: str,
     model: str | None,
+    adapters: Sequence[str] = (),
     size: str | None,
     steps: int | None,
     guidance: str | None,
@@ -73,12 +75,14 @@ def render_request(
 ) -> dict[str, Any]:
     """The body of the control socket's "render"."""
     from protocol.wire.fields import U32
-    from protocol.wire.statement import MAX_STEPS, SAMPLERS
+    from protocol.wire.statement import MAX_ADAPTERS, MAX_STEPS, SAMPLERS
 
     check_words(prompt, "prompt")
     if not prompt.strip():
         raise UserError("The prompt is empty: say what to draw.", WRONG_USAGE)
     check_words(negative, "negative prompt")
+    if len(adapters) > MAX_ADAPTERS:
+        raise UserError(f"--adapter: at most {MAX_ADAPTERS} can be applied together.", WRONG_USAGE)
     if sampler is not None and sampler not in SAMPLERS:
         choice = ", ".join(sorted(SAMPLERS))
         raise UserError(f"There is no sampler {_shown(sampler)}; there are {choice}.", WRONG_USAGE)
@@ -95,6 +99,7 @@ def render_request(
         "seed": None if seed is None else _within("--seed", seed, 0, U32),
         "count": _within("--count", count, 1, MAX_COUNT),
         "remote": remote,
+        **({"~adapters": [parse_adapter(text) for text in adapters]} if adapters else {}),
     }
 
 
@@ -188,6 +193,26 @@ def parse_size(text: str) -> tuple[int, int]:
                 WRONG_USAGE,
             )
     return width, height
+
+
+def parse_adapter(text: str) -> list[Any]:
+    """Name or id, and the weight in millionths, of "NAME" or "NAME=WEIGHT"."""
+    from protocol.wire.statement import MAX_WEIGHT_MILLIONTHS, USUAL_WEIGHT_MILLIONTHS
+
+    name, sign, weight = text.rpartition("=")
+    name, millionths = (name if sign else text).strip(), USUAL_WEIGHT_MILLIONTHS
+    if not name or len(name) > MAX_NAME_CHARS or any(unicodedata.category(char)[0] == "C" for char in name):
+        raise UserError(
+            "--adapter must be a name or the beginning of an id, or either with =WEIGHT.", WRONG_USAGE
+        )
+    if sign:
+        number, most = _decimal(weight), MAX_WEIGHT_MILLIONTHS // 1_000_000
+        if number is None or not 0 <= number <= most:
+            raise UserError(
+                f"--adapter {_shown(text)}: the weight must be a number from 0 to {most}.", WRONG_USAGE
+            )
+        millionths = int((number * 1_000_000).to_integral_value())
+    return [name, millionths]
 
 
 def parse_guidance(text: str) -> int:

@@ -49,7 +49,7 @@ def _local(config: "PeerConfig") -> Iterator[Finding]:
     yield check_key(config.home)
     yield check_disk(config.home)
     yield check_clock(int(time.time()))
-    yield from check_models(config.models)
+    yield from check_models(config.models, config.adapters)
     yield check_device()
 
 
@@ -95,9 +95,11 @@ def check_clock(now_unix_s: int) -> Finding:
     return Finding("clock", "ok", f"It is {shown}.")
 
 
-def check_models(folders: tuple[Path, ...]) -> Iterator[Finding]:
+def check_models(folders: tuple[Path, ...], adapters: tuple[Path, ...] = ()) -> Iterator[Finding]:
+    from peer.store.adapters import AdapterError, find_adapters
     from peer.store.models import ModelError, reference_model_folder, scan_folder
 
+    models = []
     for folder in folders or (reference_model_folder(),):
         try:
             model = scan_folder(folder)
@@ -107,6 +109,16 @@ def check_models(folders: tuple[Path, ...]) -> Iterator[Finding]:
             yield Finding(
                 "model", "ok", f"{plain(model.name)} ({model.family}), {model.id.hex()[:12]}, {folder}"
             )
+            models.append(model)
+    try:
+        found = find_adapters(models, adapters) if models else {}
+    except (AdapterError, ModelError) as exc:
+        yield Finding("adapter", "problem", str(exc))
+        return
+    for model in models:
+        for each in found.get(model.id, {}).values():
+            of = f"for {plain(model.name)}, {each.id.hex()[:12]}, {each.folder}"
+            yield Finding("adapter", "ok", f"{each.name} {of}")
 
 
 def check_device() -> Finding:

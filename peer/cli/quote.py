@@ -7,7 +7,7 @@ from protocol.policy.credits import shown_credits
 from protocol.wire.fields import plain
 
 from .call import call
-from .show import console, print_json, quote_table, say, sentence, time, who
+from .show import adapters_of, console, print_json, quote_table, say, sentence, time, who
 
 if TYPE_CHECKING:
     from peer.config import PeerConfig
@@ -31,7 +31,7 @@ def show_quote(
         print_json(quote)
         return
     each = "" if quote["count"] == 1 else f", each of {quote['count']}"
-    print(f"{quote['width']}x{quote['height']}, {quote['steps']} steps{each}")
+    print(f"{quote['width']}x{quote['height']}, {quote['steps']} steps{adapters_of(quote)}{each}")
     if quote.get("rung"):
         say(sentence(quote["rung"]["sentence"]))
     screen = console()

@@ -14,7 +14,7 @@ from protocol.wire.fields import plain
 from .call import call
 from .files import Destination
 from .live import Live
-from .show import print_json, print_timeline, say, sentence, who
+from .show import adapters_of, print_json, print_timeline, say, sentence, who
 from .show import time as shown_time
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _print_batch(saved: int, batch: dict[str, Any]) -> None:
 
 def _print_picture(summary: dict[str, Any]) -> None:
     print(summary["image"])
-    size = f"{summary.get('width')}x{summary.get('height')}"
+    size = f"{summary.get('width')}x{summary.get('height')}{adapters_of(summary)}"
     took = shown_time(summary.get("wall_us"))
     print(f"{size}, seed {summary.get('seed')}, {_provider(summary)} in {took}")
     for note in _notes(summary):

@@ -9,12 +9,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from protocol.policy import names
 from protocol.policy.credits import shown_amount, three_digits
 from protocol.policy.timeline import Timeline, duration
 from protocol.wire.fields import plain
+from protocol.wire.statement import USUAL_WEIGHT_MILLIONTHS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +64,17 @@ def time(us: object) -> str:
     return duration(us) if isinstance(us, int) and us >= 0 else UNKNOWN
 
 
+def adapters_of(picture: Mapping[str, Any]) -> str:
+    """With which it is drawn, and their weights where they are not 1: behind its size."""
+    said = []
+    for each in _maps(picture.get("adapters")):
+        name, weight = str(each.get("name") or each.get("id")), each.get("weight_millionths")
+        said.append(plain(name))
+        if isinstance(weight, int) and weight != USUAL_WEIGHT_MILLIONTHS:
+            said[-1] += f"={weight / 1_000_000:g}"
+    return f", with {' and '.join(said)}" if said else ""
+
+
 def swarm_table(peers: Iterable[Mapping[str, Any]], columns: int) -> "Table":
     rows = []
     for peer in sorted(peers, key=lambda peer: (not peer.get("self"), _or_last(peer.get("rtt_us")))):
@@ -73,7 +86,7 @@ def swarm_table(peers: Iterable[Mapping[str, Any]], columns: int) -> "Table":
             (
                 who(peer.get("name"), peer.get("peer")),
                 plain(str(peer.get("device") or UNKNOWN)),
-                ", ".join(plain(str(model)) for model in peer.get("models") or ()) or "none",
+                _models(peer) or "none",
                 rtt,
                 "none" if peer.get("wait_us") == 0 else time(peer.get("wait_us")),
                 f"{time(peer['step_us'])}/step" if isinstance(peer.get("step_us"), int) else UNKNOWN,
@@ -83,6 +96,15 @@ def swarm_table(peers: Iterable[Mapping[str, Any]], columns: int) -> "Table":
         )
     wrapped = ("peer", "device", "models", "note")
     return table(("peer", "device", "models", "RTT", "wait", "speed", "", "note"), rows, wrapped=wrapped)
+
+
+def _models(peer: Mapping[str, Any]) -> str:
+    """By name, each with its adapters."""
+    said = []
+    for name, model in zip_longest(peer.get("models") or (), peer.get("model_ids") or ()):
+        adapters = [each for each in _maps(peer.get("adapters")) if each.get("model") == model]
+        said.append(" + ".join(plain(str(each)) for each in [name, *(each.get("name") for each in adapters)]))
+    return ", ".join(said)
 
 
 def jobs_table(jobs: Iterable[Mapping[str, Any]], columns: int) -> "Table":
@@ -191,7 +213,7 @@ def print_why(report: Mapping[str, Any]) -> None:
     timed = isinstance(report.get("wall_us"), int)
     took = [f"took {time(report['wall_us'])}"] if timed else []
     took += ["drew nothing"] if state == "failed" or not timed else []
-    print(f"Job {job}{f' ({state})' if state else ''} {' and '.join(took)}.")
+    print(f"Job {job}{f' ({state})' if state else ''} {' and '.join(took)}{adapters_of(report)}.")
     for words in report.get("sentences") or ():
         say(sentence(words))
     _print_attempts(_maps(report.get("attempts")))

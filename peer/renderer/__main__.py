@@ -124,7 +124,13 @@ class Service:
                     self._models.pop(body["model"], None)
                     _free_memory()
                 case "render" if self._pipe.begin(body["task"]):
-                    self._render(body["task"], body["model"], body["statement"], preview=body["preview"])
+                    self._render(
+                        body["task"],
+                        body["model"],
+                        body["statement"],
+                        body["adapters"],
+                        preview=body["preview"],
+                    )
                     self._pipe.end()
 
     def _load(self, folder: str, model_id: bytes, device: str, variant: str) -> Value:
@@ -142,8 +148,11 @@ class Service:
         body: dict[str, Value] = {"family": model.family.name, "memory_mib": model.weights_mib}
         return ["loaded", body | {"model": model_id, "start_us": start_us}]
 
-    def _render(self, task: bytes, model_id: bytes, statement: bytes, *, preview: bool) -> None:
+    def _render(
+        self, task: bytes, model_id: bytes, statement: bytes, adapters: list[Any], *, preview: bool
+    ) -> None:
         from . import render
+        from .adapters import AdapterFile
 
         spans: list[Value] = []
         total = 0
@@ -171,12 +180,16 @@ class Service:
             if (model := self._models.get(model_id)) is None or asked.model != model_id:
                 raise RenderFailed("unsupported", "The statement's model is not loaded in this renderer.")
             watcher = render.Watcher(on_span, on_step, self._pipe.cancelled, on_started)
-            picture = render.render(model, asked, watcher)
+            files = {adapter: AdapterFile(Path(weights), root) for adapter, weights, root in adapters}
+            picture = render.render(model, asked, watcher, files)
         except render.Cancelled as exc:
             last = ["cancelled", {"task": task, "steps_done": exc.steps_done}]
         except RemoteProtocolError as exc:
             last = _failed(task, RenderFailed("unsupported", f"Not a statement: {exc}.", "requester"))
         except Exception as exc:  # noqa: BLE001 - the renderer's edge
+            if _out_of_memory(exc):
+                for each in self._models.values():
+                    each.adapted.forget()
             last = _failed(task, _failure(exc))
         else:
             last = [

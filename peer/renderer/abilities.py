@@ -49,9 +49,7 @@ class Abilities:
         self.check_prompts(statement)
 
     def check_shape(self, statement: Statement) -> None:
-        """All but the length of the prompts: takes no time."""
-        if statement.adapters:
-            raise unsupported("This renderer applies no adapters.")
+        """All but the length of the prompts, and the adapters, which are not the model's: takes no time."""
         multiple_px = SIDE_MULTIPLE_CELLS[self.family] * self.cell_px
         if statement.width % multiple_px or statement.height % multiple_px:
             asked = f"{statement.width}x{statement.height}"

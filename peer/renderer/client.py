@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -224,11 +224,13 @@ class Renderer:
         statement: bytes,
         on_step: Callable[[Step], None],
         *,
+        adapters: Sequence[tuple[bytes, pathlib.Path, bytes]] = (),
         on_started: Callable[[], None] = lambda: None,
         preview: bool = True,
     ) -> Rendered:
         """The picture; RendererDied, RenderFailed or RenderCancelled.  A caller that is cancelled cancels the render.
 
+        `adapters`: of those that the statement names the id, the file of weights, and its root in the manifest.
         `on_started` is called once the renderer has found nothing in the statement that it cannot do.
         """
         if model in self._folders and model not in self.resident:
@@ -239,6 +241,7 @@ class Renderer:
             raise ValueError("this task is being rendered")
         call = child.renders[task] = _Call(on_step, on_started)
         body: dict[str, Value] = {"task": task, "model": model, "statement": statement, "preview": preview}
+        body["adapters"] = [[adapter, str(weights), root] for adapter, weights, root in adapters]
         try:
             await child.send(["render", body])
             rendered: Rendered = await call.wait()

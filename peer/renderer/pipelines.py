@@ -15,6 +15,7 @@ import transformers
 from protocol.wire.statement import PRECISIONS, Statement
 
 from .abilities import SAMPLERS_OF, T5_TOKENS, Abilities, Reader
+from .adapters import Adapted
 from .devices import dtypes
 from .messages import unsupported
 
@@ -133,6 +134,12 @@ class Model:
     scheduler_config: dict[str, Any]
     schedulers: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def adapted(self) -> Adapted:
+        """Its denoiser, to which adapters are applied."""
+        part = "unet" if hasattr(self.pipe, "unet") else "transformer"
+        return Adapted(getattr(self.pipe, part), part)
+
     @property
     def weights_mib(self) -> int:
         modules = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
@@ -178,6 +185,7 @@ class Model:
             require_precision(precision, self.device)
             fresh = load(self.folder, str(self.device), precision, variant=self.variant)
             self.pipe, self.precision = fresh.pipe, precision
+            self.__dict__.pop("adapted", None)
 
 
 def _tokens(tokenizer: Any, text: str) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -16,10 +16,12 @@ from protocol.wire.statement import Statement
 
 from ..clock import now_us
 from . import pace
+from .adapters import AdapterFile
 from .messages import MAX_FILE_BYTES, MAX_PREVIEW_SIDE_PX, RenderFailed, unsupported
 from .pipelines import Model, clean_estimate
 
 PNG_COMPRESS_LEVEL = 1  # of zlib
+NO_ADAPTERS: Mapping[bytes, AdapterFile] = {}
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,25 @@ def prepare() -> None:
     Image.preinit()
 
 
-def render(model: Model, statement: Statement, watcher: Watcher) -> Picture:
-    """The picture; RenderFailed with a sentence, or Cancelled.  Spans follow one another without a gap."""
+def render(
+    model: Model,
+    statement: Statement,
+    watcher: Watcher,
+    adapters: Mapping[bytes, AdapterFile] = NO_ADAPTERS,
+) -> Picture:
+    """The picture; RenderFailed with a sentence, or Cancelled.  Spans follow one another without a gap.
+
+    `adapters`: the files of those that the statement names.
+    """
     with torch.inference_mode():
-        return _Render(model, statement, watcher).draw()
+        return _Render(model, statement, watcher, adapters).draw()
 
 
 class _Render:
-    def __init__(self, model: Model, statement: Statement, watcher: Watcher) -> None:
+    def __init__(
+        self, model: Model, statement: Statement, watcher: Watcher, adapters: Mapping[bytes, AdapterFile]
+    ) -> None:
+        self._adapters = adapters
         self._model = model
         self._pipe = model.pipe
         self._statement = statement
@@ -93,6 +106,8 @@ class _Render:
             pipe = self._pipe = self._model.pipe
             self._lap("load_weights")
         self._model.check(statement)
+        if self._model.adapted.use(statement.adapters, self._adapters):
+            self._lap("load_adapter")
         self._watcher.on_started()
         pipe.scheduler = self._model.scheduler(statement.sampler)
         guidance = statement.guidance_millionths / 1_000_000

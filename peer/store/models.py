@@ -7,10 +7,10 @@ cannot be loaded safely is refused here.  (protocol/README.md, section on manife
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from protocol.errors import RemoteProtocolError
 from protocol.wire.fields import plain
@@ -21,13 +21,12 @@ from ..renderer.abilities import T5_TOKENS, Abilities, Reader
 from ..renderer.messages import RenderFailed
 from .digests import DigestCache
 from .prompts import TokenCounter, can_count
+from .safetensors import NotSafetensors, manifest_file, read_header
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_INDEX_BYTES = 16 << 20  # names every tensor of a sharded model
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_SHARDS = 256
-MAX_SAFETENSORS_HEADER_BYTES = 100 << 20  # the limit of the safetensors library itself
-_READ_BYTES = 1 << 20
 
 ModelId = bytes  # 32: the digest of the manifest
 
@@ -100,6 +99,23 @@ class LocalModel:
     def surely_reads(self, statement: Statement) -> bool:
         """The prompts are so short that they need not be counted."""
         return self.abilities.surely_reads(statement)
+
+    def denoiser_weights(self) -> tuple[str, dict[str, tuple[int, ...]]]:
+        """The part that denoises, and the shapes of its weights by name; reads their headers.  ModelError."""
+        part = PIPELINES[self.pipeline].denoiser
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in self.files:
+            if file.path.startswith(f"{part}/") and file.path.endswith(".safetensors"):
+                try:
+                    found = read_header(self.folder / file.path)
+                    shapes |= {
+                        name: tuple(tensor["shape"])
+                        for name, tensor in found.items()
+                        if name != "__metadata__"
+                    }
+                except (OSError, NotSafetensors, TypeError, LookupError) as exc:
+                    raise ModelError(f"The model {self.folder} cannot be read: {file.path}: {exc}.") from exc
+        return part, shapes
 
     def why_not_read(self, statement: Statement) -> RenderFailed | None:
         """Why its prompts do not reach the picture whole.  Reads the tokenizers when first called: in a thread."""
@@ -385,41 +401,10 @@ class _Scan:
     def _add_weights(self, path: str) -> None:
         if not (self._folder / path).is_file():
             raise self._wrong(f"{path} is missing")
-        real = (self._folder / path).resolve()
-        with real.open("rb") as file:
-            status = os.fstat(file.fileno())
-            root = self._cache.get(real, status) if self._cache else None
-            if root is None:
-                self._check_safetensors(path, file, status.st_size)
-                hasher = FileHasher()
-                for block in _blocks(file):
-                    hasher.update(block)
-                root = hasher.root()
-                after = os.fstat(file.fileno())
-                if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-                    raise self._wrong(f"{path} changed while it was read; try again")
-                if self._cache:
-                    self._cache.put(real, status, root)
-        self._files.append(ManifestFile(path, status.st_size, root))
-
-    def _check_safetensors(self, path: str, file: BinaryIO, size: int) -> None:
-        """Refuses what is no safetensors file, or not all of it.  Leaves `file` at its start."""
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if not 2 <= header_bytes <= min(MAX_SAFETENSORS_HEADER_BYTES, size - 8):
-            raise self._wrong(f"{path} is no safetensors file, or an interrupted download")
         try:
-            header = json.loads(file.read(header_bytes))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-            data_bytes = max(ends, default=0)
-            complete = 8 + header_bytes + data_bytes == size
-        except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as exc:
-            raise self._wrong(f"{path} is no safetensors file") from exc
-        if not complete:
-            raise self._wrong(
-                f"{path} has {size} bytes where its header tells of {8 + header_bytes + data_bytes}: "
-                "an interrupted download"
-            )
-        file.seek(0)
+            self._files.append(manifest_file(self._folder / path, path, self._cache))
+        except NotSafetensors as exc:
+            raise self._wrong(f"{path} {exc}") from exc
 
 
 def _weight_stem(part: str) -> str:
@@ -429,8 +414,3 @@ def _weight_stem(part: str) -> str:
 def _positive(value: Any) -> int | None:
     """The number, where a config has one that can be meant: transformers writes 10^30 for "no limit"."""
     return value if isinstance(value, int) and 0 < value <= 1 << 20 else None
-
-
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    while block := file.read(_READ_BYTES):
-        yield block

@@ -63,6 +63,11 @@ def observed(spans: Sequence[tuple[str, int, int]], steps: int, ran_us: int) -> 
     return max(1, median_us * seen_us // told_us), fixed_us * seen_us // told_us
 
 
+def applied_us(spans: Sequence[tuple[str, int, int]]) -> int:
+    """What it took, by a render's spans, until its adapters were applied: nothing where they were."""
+    return sum(us for name, _, us in spans if name == "load_adapter")
+
+
 class SpeedBook:
     """Learns from one's own timelines how fast others are.  Bounded: who was not used for longest is forgotten."""
 

@@ -1,6 +1,7 @@
 """Two LoRA adapters for the finished model: one that paints everything as stained glass, one that needs few steps."""
 
 import functools
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from .scene import ADAPTER_STYLE, random_scene
 from .training import Budget, save_checkpoint
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # where `load_lora_weights` looks
+DESCRIPTION_FILE = "adapter.json"  # which a peer reads beside it
 STYLE_FOLDER, FEW_STEP_FOLDER = "stained-glass", "few-step"
 STYLE_RANK, FEW_STEP_RANK = 4, 8
 EVERYWHERE = (  # attention and convolutions
@@ -38,6 +40,15 @@ WALK_MIX = {Size(256, 256): 0.7, Size(128, 128): 0.3}
 TRAJECTORIES_A_FILE = 64
 TEACHER_BATCH = 4
 CELLS_A_STEP = 8 * 1024
+
+DESCRIPTIONS = {
+    STYLE_FOLDER: {"name": STYLE_FOLDER},
+    FEW_STEP_FOLDER: {
+        "name": FEW_STEP_FOLDER,
+        "few_step": {"steps": STUDENT_STEPS, "guidance": 1, "sampler": "ddim"},
+    },
+}
+"""What a peer is told of each, and tells others."""
 
 
 class Adapter:
@@ -96,6 +107,12 @@ class Adapter:
             torch._foreach_copy_(self._parameters, kept)
         StableDiffusionPipeline.save_lora_weights(self._folder, unet_lora_layers=mean)
         (self._folder / WEIGHTS_FILE).chmod(0o644)
+        describe(self.name, self._folder)
+
+
+def describe(name: str, folder: Path) -> None:
+    """Write what a peer is told of the adapter `name` to `folder`."""
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(DESCRIPTIONS[name], indent=2) + "\n")
 
 
 def train_style(work: Path, minutes: float, device: str, bfloat16: bool) -> None:
