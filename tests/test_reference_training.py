@@ -104,3 +104,13 @@ def test_timesteps_reach_pure_noise_and_crowd_in_the_middle() -> None:
     assert float((drawn == 999).float().mean()) == pytest.approx(PURE_NOISE_SHARE, abs=0.01)
     middle = float(((drawn > 250) & (drawn < 750)).float().mean())
     assert middle > 0.55  # of a uniform draw it would be half
+
+
+def test_adapters_are_exported_with_the_description_that_ships(tmp_path):
+    from scripts.reference import adapters
+
+    shipped = Path(__file__).parent.parent / "peer" / "reference_adapters"
+    for name in adapters.DESCRIPTIONS:
+        adapters.describe(name, tmp_path)
+        written = (tmp_path / adapters.DESCRIPTION_FILE).read_bytes()
+        assert written == (shipped / name / adapters.DESCRIPTION_FILE).read_bytes()
