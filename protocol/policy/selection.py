@@ -83,9 +83,8 @@ class Choice(NamedTuple):
     @property
     def _loading_us(self) -> tuple[int, int | None]:
         """Weights, and adapters where there are any."""
-        us = dict(self.spans)
-        apply_us = us.get("load_adapter")
-        return min(LONGEST_WAIT_US, us["load_weights"]), None if apply_us is None else min(LONGEST_WAIT_US, apply_us)
+        us = {name: min(LONGEST_WAIT_US, us) for name, us in self.spans}
+        return us["load_weights"], us.get("load_adapter")
 
     def start_within_us(self, wait_us: int, load_us: int, max_wait_us: int | None = None) -> int:
         """Until START, from an ACCEPT that promises such a wait and such a load.  `max_wait_us`: of its offer.
