@@ -16,7 +16,7 @@ from .asking import Asked
 from .clock import now_us
 from .errors import NOBODY, WRONG_USAGE, UserError
 from .node import Node
-from .wanted import known_adapters, of_batch, statement_untrusted
+from .wanted import of_batch, statement_untrusted, trusted_adapters
 
 MAX_COUNT = 1000
 STARTING = ("start_peer", "join")  # what may come between "asked" and the request: spans of whoever asks
@@ -160,7 +160,7 @@ def _fitted(
             wished.within_us,
             spent_us=at_us - asked_us,
             now_us=at_us,
-            adapters=known_adapters(node, statement.model).values(),
+            adapters=trusted_adapters(node, statement.model),
         )
     except NoCandidate as exc:
         raise UserError(str(exc), NOBODY) from exc

@@ -91,6 +91,12 @@ def known_adapters(node: Node, model: bytes) -> dict[bytes, OfferedAdapter]:
     return told_of(node.directory.candidates(now_us(), own=False), model) | own
 
 
+def trusted_adapters(node: Node, model: bytes) -> list[OfferedAdapter]:
+    """Which may be used though nobody named them: one's own, and others only where one has none for that model."""
+    own = [each.offered() for each in node.adapters.get(model, {}).values()]
+    return own or list(known_adapters(node, model).values())
+
+
 def _adapters_untrusted(node: Node, model: OfferedModel, fields: Fields) -> list[tuple[OfferedAdapter, int]]:
     """What a person means by names or the beginnings of ids, with the weights; in the order given."""
     asked = fields.maybe("~adapters", lambda key: fields.items(key, at_most=MAX_ADAPTERS)) or []

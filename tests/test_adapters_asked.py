@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from peer.cli.arguments import parse_adapter, render_request
-from peer.cli.show import adapters_of
+from peer.cli.show import adapters_lines, adapters_of
 from peer.errors import NOBODY, WRONG_USAGE, UserError
 from protocol.wire.advert import FewStep, SignedAdvert
 from protocol.wire.offer import SignedOffer
@@ -127,6 +127,20 @@ async def test_in_too_little_time_the_adapter_for_few_steps_is_taken_and_told(au
     assert told[0] in report["sentences"]
 
 
+async def test_a_peer_with_adapters_of_its_own_takes_no_other_unasked(autojump_clock, asker, studio):
+    """Anyone may say of anything that it needs few steps: only where one knows no better that is believed."""
+    await asker.learn("studio")
+    await asker.only("picture", **{"~adapters": [["few-step", S]]})
+    await trio.sleep(60)
+    asker.service._node.adapters[MODEL] = {GLASS.id: GLASS}
+    wishes = {"~value_of_time_millionths": None, "~deadline_us": None, "~within_us": 300_000}
+    summary = await asker.only("picture", wishes=wishes)
+    assert summary["rung"]["adapter"] is None
+    asker.service._node.adapters[MODEL][QUICK.id] = QUICK
+    summary = await asker.only("picture", wishes=wishes)
+    assert summary["rung"]["adapter"] == QUICK.id.hex()
+
+
 async def test_until_it_is_applied_is_a_span_a_phase_and_loading_in_the_receipt(
     autojump_clock, world, alice, studio
 ):
@@ -196,10 +210,16 @@ def test_a_request_without_adapters_is_as_ever_and_nine_are_too_many():
         render_request("a", adapters=["x"] * 9, **asked)
 
 
-def test_models_are_shown_with_their_adapters():
-    from peer.cli.show import _models
-
-    row = {"models": ["small", "large"], "model_ids": [MODEL.hex(), "ff"],
-           "adapters": [{"model": MODEL.hex(), "name": "glass", "id": "00"}]}  # fmt: skip
-    assert _models(row) == "small + glass, large"
-    assert _models({"models": ["small"]}) == "small"
+def test_a_swarm_is_told_of_with_its_adapters_and_how_many_have_them():
+    ids = ["aa" * 32, "bb" * 32]
+    glass, quick = (
+        {"model": ids[0], "id": id * 32, "name": name} for id, name in (("67", "glass"), ("71", "quick\n"))
+    )
+    rows = [{"models": ["small"], "model_ids": ids[:1], "adapters": [glass]},
+            {"models": ["small", "large"], "model_ids": ids, "adapters": [glass, quick, {**quick, "model": ids[1]}]},
+            {"models": ["small"]}]  # fmt: skip
+    assert adapters_lines(rows) == [
+        "Adapters of large: quick (71717171) at 1.",
+        "Adapters of small: glass (67676767) at 2, quick (71717171) at 1.",
+    ]
+    assert adapters_lines(rows[2:]) == []

@@ -8,8 +8,8 @@ import os
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from protocol.policy import names
@@ -29,6 +29,7 @@ JOB_CHARS = 8  # the beginning of a job's id, as it is in the names of files
 ROOM = 2  # columns between those of a table
 MIN_WRAPPED_CHARS = 10  # of a table's column that has to give way
 SPANS_SHOWN = 3  # of so many candidates it is told what their time was predicted to go into
+MOST_ADAPTERS = 16  # in a line
 NARROW_COLUMNS = 80  # below it a table leaves out what can be spared
 UNKNOWN = "?"
 
@@ -86,7 +87,7 @@ def swarm_table(peers: Iterable[Mapping[str, Any]], columns: int) -> "Table":
             (
                 who(peer.get("name"), peer.get("peer")),
                 plain(str(peer.get("device") or UNKNOWN)),
-                _models(peer) or "none",
+                ", ".join(plain(str(model)) for model in peer.get("models") or ()) or "none",
                 rtt,
                 "none" if peer.get("wait_us") == 0 else time(peer.get("wait_us")),
                 f"{time(peer['step_us'])}/step" if isinstance(peer.get("step_us"), int) else UNKNOWN,
@@ -98,13 +99,19 @@ def swarm_table(peers: Iterable[Mapping[str, Any]], columns: int) -> "Table":
     return table(("peer", "device", "models", "RTT", "wait", "speed", "", "note"), rows, wrapped=wrapped)
 
 
-def _models(peer: Mapping[str, Any]) -> str:
-    """By name, each with its adapters."""
-    said = []
-    for name, model in zip_longest(peer.get("models") or (), peer.get("model_ids") or ()):
-        adapters = [each for each in _maps(peer.get("adapters")) if each.get("model") == model]
-        said.append(" + ".join(plain(str(each)) for each in [name, *(each.get("name") for each in adapters)]))
-    return ", ".join(said)
+def adapters_lines(peers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which are offered with a model of that name, and by how many: a sentence for each model."""
+    offered: dict[str, Counter[str]] = {}
+    for peer in peers:
+        names_of = dict(zip(peer.get("model_ids") or (), peer.get("models") or (), strict=False))
+        for each in _maps(peer.get("adapters")):
+            short_id = plain(str(each.get("id")))[:MODEL_CHARS]
+            of = plain(str(names_of.get(each.get("model"))))
+            offered.setdefault(of, Counter())[f"{plain(str(each.get('name')))} ({short_id})"] += 1
+    return [
+        f"Adapters of {of}: {', '.join(f'{name} at {count}' for name, count in sorted(counts.items())[:MOST_ADAPTERS])}."
+        for of, counts in sorted(offered.items())
+    ]
 
 
 def jobs_table(jobs: Iterable[Mapping[str, Any]], columns: int) -> "Table":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from peer.errors import CANCELLED, UserError
 
 from .call import answer
-from .show import console, print_json, swarm_table
+from .show import adapters_lines, console, print_json, swarm_table
 
 if TYPE_CHECKING:
     from peer.config import PeerConfig
@@ -46,6 +46,8 @@ def _show(config: "PeerConfig", *, as_json: bool, over: bool = False) -> None:
     screen = console()
     with screen.capture() as captured:
         screen.print(swarm_table(swarm["peers"], screen.width))
+        for line in adapters_lines(swarm["peers"]):
+            screen.print(line)
         if all(peer.get("self") for peer in swarm["peers"]):
             screen.print(ALONE)
         if over:

@@ -36,7 +36,6 @@ SMALLEST_SHARE = 16  # a step has costs of its own: the 24 MB reference model ta
 PNG_BYTES_PER_TEN_PIXELS = 19  # a photograph-like 512 px PNG is 489 kB
 MAX_UTF8_BYTES = 4  # of one character
 
-
 # Shares of a term that may be wrong, in percent.  Of a speed, whether observed or claimed: else the peer one knows would
 # beat its equal who is nearer.
 SPEED_UNCERTAIN_PERCENT = 10
