@@ -712,7 +712,8 @@ def test_an_orphan_is_gone_within_a_second_and_has_printed_no_prompt(folders):
         until("loaded")
         asked = statement(prompt=CANARY, steps=900).to_bytes()
         for task, what in ((b"0" * 16, statement(prompt=CANARY * 9).to_bytes()), (b"1" * 16, asked)):
-            ours.sendall(pack(["render", {"task": task, "model": MODEL, "statement": what, "preview": True}]))
+            body = {"task": task, "model": MODEL, "statement": what, "adapters": [], "preview": True}
+            ours.sendall(pack(["render", body]))
         until("failed")
         until("step")
         ours.shutdown(socket.SHUT_RDWR)
