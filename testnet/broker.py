@@ -161,7 +161,7 @@ class Renderer:
         return renderer
 
     async def draw(self, asked: bytes) -> bytes:
-        body: dict[str, Value] = {"model": MODEL_ID, "statement": asked, "preview": False}
+        body: dict[str, Value] = {"model": MODEL_ID, "statement": asked, "adapters": [], "preview": False}
         await self._talk.send("render", {**body, "task": secrets.token_bytes(16)})
         file = (await self._until("done"))["file"]
         assert isinstance(file, bytes)
