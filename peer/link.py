@@ -10,6 +10,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.policy.attention import Attention
 from protocol.policy.directory import Directory
 from protocol.policy.rtt import narrow, offset_interval
+from protocol.policy.watching import Watchers
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.hello import (
     BOOT_ID_BYTES,
@@ -20,6 +21,7 @@ from protocol.wire.hello import (
     LiveState,
     Ping,
     Pong,
+    StateMessage,
     link_message_untrusted,
 )
 
@@ -122,6 +124,8 @@ class Links:
         self._wake = Changed()
         self._told = Changed()
         self._looked_at: set[str] = set()  # asked as soon as may be
+        self._watchers = Watchers()
+        self._news = Changed()  # of one's own work
         self.own = OwnSession(host.peer_id, self._hello(0))
         host.set_handler(PROTOCOL, self._serve)
 
@@ -155,8 +159,19 @@ class Links:
             self._wake.notify()
 
     def heard_us(self, peer: str) -> int | None:
-        """When a connected peer last told its live state; None where none is connected, or it never did."""
-        return self._directory.heard_us(peer) if peer in self._sessions else None
+        """Of when a connected peer's live state is, as far as is known; None: it is not connected, or told none."""
+        return self._directory.heard_us(peer, now_us()) if peer in self._sessions else None
+
+    def state_for(self, peer: str) -> LiveState | None:
+        """What `peer` is told now, by whatever message; None: this peer does not provide."""
+        state = self._state(peer)
+        if state is not None:
+            self._watchers.on_told(peer, state, now_us())
+        return state
+
+    def on_work(self) -> None:
+        """What this peer has to do has changed: whoever watches may have to be told."""
+        self._news.notify()
 
     async def look(self, peers: Collection[str], within_us: int) -> None:
         """Asks them for their live state now, and waits for their answers, so long at most."""
@@ -169,16 +184,22 @@ class Links:
             ):
                 await self._told.wait()
 
+    def watches(self, peer: str) -> bool:
+        """Whether `peer` is asked to tell unasked."""
+        return self._attention.watches(peer, now_us())
+
     def state_due_us(self, peer: str, asked_us: int) -> int:
         """When a peer that was last asked for its live state at `asked_us` is asked again."""
         if peer in self._looked_at:
             return asked_us
-        heard_us = self._directory.heard_us(peer)
-        return self._attention.due_us(peer, asked_us, heard_us, len(self._sessions), now_us())
+        now, directory = now_us(), self._directory
+        heard_us, watched = directory.heard_us(peer, now), directory.watched(peer, now)
+        return self._attention.due_us(peer, asked_us, heard_us, len(self._sessions), now, watched=watched)
 
     def on_disconnected(self, peer: str) -> None:
         self._sessions.pop(peer, None)
         self._looked_at.discard(peer)
+        self._watchers.on_disconnected(peer)
 
     async def open(self, peer: str) -> None:
         """Opens the link to a peer that just connected, if it is for us to do; runs until the link ends.
@@ -236,6 +257,8 @@ class _Link:
         self._unanswered: dict[int, int] = {}  # ping number -> when it was sent
         self._number = 0
         self._sending = trio.Lock()
+        self._asked_to_be_told = False
+        self._telling = False
 
     async def run(self) -> None:
         await self._send(self._links._hello(self._session.clock_us()).to_value())
@@ -259,9 +282,11 @@ class _Link:
                     elif self._session.hello is None:
                         raise RemoteProtocolError("a link begins with hello")
                     elif isinstance(message, Ping):
-                        await self._answer(message, heard_us)
-                    else:
+                        await self._answer(message, heard_us, nursery)
+                    elif isinstance(message, Pong):
                         self._on_pong(message, heard_us)
+                    else:
+                        self._on_state(message.state, heard_us)
         nursery.cancel_scope.cancel()
 
     def _on_hello(self, hello: Hello, heard_us: int) -> None:
@@ -274,10 +299,35 @@ class _Link:
         self._session.on_hello(hello, heard_us)
         self._links._ready(self._session)
 
-    async def _answer(self, ping: Ping, heard_us: int) -> None:
-        state = self._links._state(self._session.peer) if ping.want_state else None
-        clock = self._session.clock_us
-        await self._send(Pong(ping.number, clock(heard_us), clock(), state).to_value())
+    async def _answer(self, ping: Ping, heard_us: int, nursery: trio.Nursery) -> None:
+        links, peer, clock = self._links, self._session.peer, self._session.clock_us
+        state = links.state_for(peer) if ping.want_state else None
+        watch_us = links._watchers.on_asked(peer, state, now_us()) if ping.watch and state else 0
+        await self._send(Pong(ping.number, clock(heard_us), clock(), state, watch_us).to_value())
+        if watch_us and not self._telling:
+            self._telling = True
+            nursery.start_soon(self._tell)
+
+    async def _tell(self) -> None:
+        """Live state, when it is news to who watches; until it watches no longer."""
+        links, peer = self._links, self._session.peer
+        while links._watchers.watches(peer, now_us()):
+            state = links._state(peer)
+            due_us = links._watchers.due_us(peer, state, now_us()) if state else None
+            if state is None or due_us is None:
+                await links._news.wait()
+            elif (left_us := due_us - now_us()) > 0:
+                await trio.sleep(left_us / 1e6)
+            else:
+                links._watchers.on_news(peer, state, now_us())
+                await self._send(StateMessage(state).to_value())
+        self._telling = False
+
+    def _on_state(self, state: LiveState, heard_us: int) -> None:
+        if not self._asked_to_be_told:
+            raise RemoteProtocolError("live state that nobody asked for")
+        self._links._directory.on_state(self._session.peer, state, heard_us)
+        self._links._told.notify()
 
     def _on_pong(self, pong: Pong, heard_us: int) -> None:
         sent_us = self._unanswered.pop(pong.number, None)
@@ -289,6 +339,8 @@ class _Link:
         directory.on_rtt(peer, heard_us - sent_us, heard_us)
         if pong.state is not None:
             directory.on_state(peer, pong.state, heard_us)
+            if pong.watch_us and self._asked_to_be_told:
+                directory.on_watched(peer, sent_us + pong.watch_us)
             self._links._told.notify()
         self._links._on_measured(peer)
 
@@ -299,20 +351,19 @@ class _Link:
                 with trio.CancelScope(shield=True):
                     await self._links._host.disconnect(self._session.peer)
                 return
-            looked_at = self._session.peer in self._links._looked_at
-            self._links._looked_at.discard(self._session.peer)
+            peer = self._session.peer
+            looked_at, watch = peer in self._links._looked_at, self._links.watches(peer)
+            self._links._looked_at.discard(peer)
+            self._asked_to_be_told |= watch
             self._number += 1
             self._unanswered[self._number] = now
             first = self._number <= BURST
-            await self._send(
-                Ping(
-                    self._number, self._session.clock_us(now), first or looked_at or self._links._active
-                ).to_value()
-            )
+            want_state = first or looked_at or self._links._active
+            await self._send(Ping(self._number, self._session.clock_us(now), want_state, watch).to_value())
             if first:
                 await trio.sleep(BURST_EVERY_S)
             else:
-                while (left_us := self._links.state_due_us(self._session.peer, now) - now_us()) > 0:
+                while (left_us := self._links.state_due_us(peer, now) - now_us()) > 0:
                     with trio.move_on_after(left_us / 1e6):
                         await self._links._wake.wait()
 

@@ -283,6 +283,7 @@ async def open_node(
                 on_capabilities=on_capabilities,
                 on_receipt=keep_provided,
                 journal=journal_write,
+                on_work=links.on_work,
                 rate_millionths=config.price_millionths,
             )
             provider = Provider(

@@ -13,6 +13,7 @@ from protocol.policy.queue import Refused
 from protocol.policy.streams import Streams
 from protocol.wire.advert import Limits
 from protocol.wire.conversation import ACK_WITHIN_US, HEARTBEAT_US, Conversation, Role
+from protocol.wire.hello import LiveState
 from protocol.wire.identity import public_key_of
 from protocol.wire.offer import Offer, ReplayedOffer, SignedOffer, check_addressed_untrusted
 from protocol.wire.receipt import Settled
@@ -129,7 +130,7 @@ class Provider:
     async def _refuse(
         self, talk: TaskStream, session: Session, heard_us: int, code: str, sentence: str
     ) -> None:
-        state = self._work.live_state(session.peer) if self._providing else None
+        state = self._links.state_for(session.peer)
         await talk.send(Refuse(code, sentence[:256], state, session.clock_us(heard_us), session.clock_us()))
         self._journal("task_refused", peer=session.peer, code=code)
 
@@ -221,9 +222,7 @@ class Provider:
             clock = session.clock_us
             sentence = "No such result is kept here."
             await talk.send(
-                Refuse(
-                    "unknown_attempt", sentence, self._work.live_state(session.peer), clock(heard_us), clock()
-                )
+                Refuse("unknown_attempt", sentence, self._live_state(session.peer), clock(heard_us), clock())
             )
             return None
         await self._accept(talk, session, task, heard_us)
@@ -235,11 +234,16 @@ class Provider:
                 wait_us=self._work.wait_us(task),
                 load_us=task.load_us,
                 step_us=task.step_us,
-                state=self._work.live_state(session.peer),
+                state=self._live_state(session.peer),
                 heard_us=session.clock_us(heard_us),
                 sent_us=session.clock_us(),
             )
         )
+
+    def _live_state(self, peer: str) -> LiveState:
+        return self._links.state_for(peer) or self._work.live_state(
+            peer
+        )  # to itself, though it does not provide
 
     async def _follow(self, talk: TaskStream, session: Session, task: Task, offset: int) -> None:
         """Tells the requester how its task goes, to the end; hears it at the same time."""

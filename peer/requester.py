@@ -268,7 +268,7 @@ class _Run:
         )
         self._plan = plan, began_us, now_us()
         best = plan.ranked[0]
-        return Prospect.of(best, heard_us=self._directory.heard_us(best.peer), now_us=now_us())
+        return Prospect.of(best, heard_us=self._directory.heard_us(best.peer, now_us()), now_us=now_us())
 
     def _plan_without(self, excluded: frozenset[str], now: int) -> Plan:
         return self._r.shortlists.plan(

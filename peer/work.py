@@ -13,6 +13,7 @@ from protocol.policy.prediction import adapters_us, predict_own, promised_load_u
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat, State
 from protocol.policy.residency import Ahead
 from protocol.policy.speeds import NOT_RENDERING, SpeedBook, applied_us
+from protocol.policy.watching import NEWS_US
 from protocol.wire.hello import LiveState
 from protocol.wire.identity import key_of_untrusted
 from protocol.wire.offer import Offer
@@ -83,9 +84,13 @@ class Work:
         on_capabilities: Callable[..., None],
         on_receipt: Callable[[Task, bytes], Awaitable[None]],
         journal: Callable[..., None],
+        on_work: Callable[[], None],
         rate_millionths: int | None = None,
     ) -> None:
-        """`rate_millionths`: what is asked of others for one step of one megapixel, in credits x 10^-6."""
+        """`on_work` is called when what `live_state` tells may be news.
+
+        `rate_millionths`: what is asked of others for one step of one megapixel, in credits x 10^-6.
+        """
         self.models = models
         self._adapters = adapters
         self._rate_millionths = rate_millionths or 0
@@ -98,7 +103,9 @@ class Work:
         self._on_capabilities = on_capabilities
         self._on_receipt = on_receipt
         self._journal = journal
+        self._on_work = on_work
         self._loading: bytes | None = None  # the model that is being loaded
+        self._end_us = 0  # of what runs, as far as was told
         self._queue = Queue()
         self._tasks: dict[bytes, Task] = {}
         self._changed = Changed()
@@ -179,6 +186,7 @@ class Work:
                 )
                 self._tasks[offer.attempt] = task
                 self._changed.notify()
+                self._on_work()
                 self._journal("task_accepted", peer=requester, attempt=offer.attempt.hex())
         return task
 
@@ -191,6 +199,7 @@ class Work:
         elif where == "queued":
             task.cancelled = True
             self._changed.notify()
+            self._on_work()
 
     def _upcoming(self) -> list[bytes]:
         """The models of the tasks that wait, the next first."""
@@ -222,11 +231,13 @@ class Work:
         """A task that comes meanwhile is told to wait for it (policy/residency.py says why it is not cut short)."""
         self._loading = wanted.model
         self._queue.on_own_work(self._residents.reload_us(wanted.model), now_us())
+        self._on_work()
         try:
             await self._residents.load_ahead(wanted)
         finally:
             self._queue.on_own_work(None, now_us())
             self._loading = None
+            self._on_work()
 
     def _give_up_late(self) -> None:
         """Says of tasks that they cannot be in time any more, rather than draw them in vain."""
@@ -237,6 +248,7 @@ class Work:
                 self._renderer.cancel(attempt)  # `_run_one` says it
             else:
                 task.failed = TOO_LATE
+                self._on_work()
                 self._journal("task_finished", attempt=attempt.hex(), outcome="failed", steps=0)
                 task.changed.notify()
 
@@ -287,6 +299,7 @@ class Work:
             self._on_capabilities()
         self._loading = None
         self._queue.on_finished(task.attempt, now_us())
+        self._on_work()
         if task.late and rendered is None and failed is None:
             failed = TOO_LATE
         if failed is not None:
@@ -342,6 +355,10 @@ class Work:
             task.preview, task.previews = Preview(width, height, rgb), task.previews + 1
         left = (task.statement.steps - step.step) * step.us
         self._queue.on_progress(task.attempt, left, now_us())
+        end_us = now_us() + left
+        if abs(end_us - self._end_us) > NEWS_US:  # not at every step: all who watch are looked at
+            self._end_us = end_us
+            self._on_work()
         self._give_up_late()
         task.changed.notify()
 

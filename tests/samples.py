@@ -17,7 +17,7 @@ from protocol.wire.advert import (
 from protocol.wire.canonical import encode
 from protocol.wire.coordinate import Coordinate
 from protocol.wire.frames import pack
-from protocol.wire.hello import Hello, LiveState, Ping, Pong
+from protocol.wire.hello import Hello, LiveState, Ping, Pong, StateMessage
 from protocol.wire.identity import peer_id_of, public_key_of
 from protocol.wire.lookup import Find, place_of
 from protocol.wire.manifest import ADAPTER_FAMILY, FileHasher, Manifest, ManifestFile
@@ -71,8 +71,8 @@ HELLO = Hello(
     agent="nearlight/0.1.0",
 )
 STATE = LiveState(wait_us=250_000, running=1, queued=0, free_memory_mib=None, resident=(MODEL,))
-PING = Ping(number=7, sent_us=6_000_000, want_state=True)
-PONG = Pong(number=7, heard_us=9_000_000, sent_us=9_000_050, state=STATE)
+PING = Ping(number=7, sent_us=6_000_000, want_state=True, watch=True)
+PONG = Pong(number=7, heard_us=9_000_000, sent_us=9_000_050, state=STATE, watch_us=15_000_000)
 ADVERT = Advert(
     name="studio",
     boot_epoch=3,
@@ -172,6 +172,7 @@ VECTORS = {
     "hello": ("HELLO frame of the provider (README section 6)", pack(HELLO.to_value())),
     "ping": ("PING frame (section 6)", pack(PING.to_value())),
     "pong": ("PONG frame with live state (section 6)", pack(PONG.to_value())),
+    "state": ("STATE frame (section 6)", pack(StateMessage(STATE).to_value())),
     "advert": ("advert envelope signed by the provider (section 7)", SIGNED_ADVERT.envelope.to_bytes()),
     "advert_sharded": (
         "the same with a coordinate, from a shard of 3 bits (section 7)",

@@ -3,11 +3,16 @@
 import pytest
 import trio
 
-from peer.link import Session
+from peer.link import PROTOCOL, Session
 from peer.reach import HELLO_WITHIN_S
 from peer.task_stream import PeerLost
-from protocol.errors import LocalProtocolError, ProtocolError
+from protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from protocol.policy.attention import ACTIVE_FOR_US, IDLE_EVERY_US, LIKELY_EVERY_US, WATCHED_EVERY_US
+from protocol.policy.watching import NEWS_US, WATCHED_FOR_US
+from protocol.wire.frames import pack
+from protocol.wire.hello import LiveState, StateMessage
 
+from .truth import statement
 from .world import now_us
 
 
@@ -39,3 +44,65 @@ async def test_a_provider_whose_hello_is_late_is_only_lost_to_its_requester(
     await trio.sleep(HELLO_WITHIN_S)
     penalties = {each.peer: each.penalty_us for each in alice.directory.candidates(now_us(), own=False)}
     assert penalties[near.id] > penalties[far.id] == 0
+
+
+# live state, unasked
+
+
+async def watches(asker, provider):
+    """`asker` asks for pictures, which `provider` is likely to draw; until it watches it."""
+    asker.links.stay_active()
+    asker.links.on_plan([provider.id])
+    await trio.sleep(LIKELY_EVERY_US / 1e6 + 0.1)  # the next ping asks for it
+    assert asker.directory.watched(provider.id, now_us())
+
+
+def wait_us(asker, provider):
+    """What it thinks it would wait for `provider` now."""
+    (found,) = (each for each in asker.directory.candidates(now_us(), own=False) if each.peer == provider.id)
+    return max(0, found.state.wait_us - found.state_age_us)
+
+
+async def test_who_watches_hears_of_a_task_and_of_its_early_end_as_soon_as_the_way_is_long(
+    autojump_clock, world, alice, near
+):
+    bob = await world.add("bob", provide=False)
+    await watches(alice, near)
+    way_s = world.network.delay_us(alice.id, near.id) / 1e6
+
+    async def told(running):
+        while near.work.live_state(alice.id).running != running:  # noqa: ASYNC110  what is tested is all that tells it
+            await trio.sleep(0.001)
+        await trio.sleep(way_s + 0.002)
+        assert abs(wait_us(alice, near) - near.work.live_state(alice.id).wait_us) < 10_000
+        assert alice.links.heard_us(near.id) >= now_us() - 2e6 * way_s - 10_000
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bob.ask, statement(steps=100))
+        await told(running=1)
+        assert wait_us(alice, near) > NEWS_US
+        nursery.cancel_scope.cancel()
+    await told(running=0)
+
+
+async def test_who_is_watched_is_asked_less_often_and_as_often_as_before_when_no_more_is_asked_for(
+    autojump_clock, alice, near
+):
+    await watches(alice, near)
+    asked_us = now_us()
+    assert alice.links.state_due_us(near.id, asked_us) == asked_us + WATCHED_EVERY_US
+    await trio.sleep(ACTIVE_FOR_US / 1e6 + WATCHED_FOR_US / 1e6)
+    assert not alice.directory.watched(near.id, now_us())
+    assert alice.links.state_due_us(near.id, now_us()) >= now_us() + IDLE_EVERY_US - 10_000
+
+
+async def test_state_that_nobody_asked_for_ends_the_link(autojump_clock, alice, near):
+    stream = await near.host.open_stream(alice.id, PROTOCOL)
+    hello = near.links._hello(0)
+    for message in (hello, StateMessage(LiveState(0, 0, 0, None, ()))):
+        await stream.send_all(pack(message.to_value()))
+    await trio.sleep(1)
+    ((who, _, error),) = alice.host.errors
+    assert who == near.id
+    with pytest.RaisesGroup(pytest.RaisesExc(RemoteProtocolError, match="nobody asked")):
+        raise error

@@ -105,6 +105,12 @@ def test_an_advertised_wait_ages(age_us, wait_us):
     assert predicted(state=live(wait_us=3 * S), state_age_us=age_us).wait_us == wait_us
 
 
+def test_a_wait_that_is_told_of_at_once_runs_down_however_long_ago_it_was_told():
+    told = {"state": live(wait_us=3 * S), "state_age_us": S, "mean_wait_us": 5 * S}
+    assert predicted(**told, silent_us=0).wait_us == 2 * S
+    assert predicted(**told).wait_us > 2 * S
+
+
 def test_what_a_peer_makes_others_wait_and_is_late_at_the_mean_counts():
     told = {"state": live(wait_us=0), "state_age_us": 60 * S}
     assert predicted(**told, mean_wait_us=S).wait_us == S * CHOSEN_PERCENT // 100

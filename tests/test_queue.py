@@ -79,11 +79,22 @@ def test_an_offer_that_would_start_too_late_is_refused():
     assert queue.offer(b"b1", "b", S, S, 0) == Accepted(S)
 
 
-def test_a_newcomer_does_not_break_a_promise():
-    queue = filled("a1")
-    assert queue.offer(b"a2", "a", S, S, 0) == Accepted(S)
-    assert queue.offer(b"b1", "b", S, None, 0).code == "busy"
-    assert drained(queue) == ["a1", "a2"]
+def test_a_newcomer_has_its_turn_behind_those_whom_it_would_break_a_promise():
+    queue = filled("a1", "a2")
+    assert queue.offer(b"a3", "a", S, 2 * S, 0) == Accepted(2 * S)
+    assert queue.offer(b"b1", "b", S, 3 * S - 1, 0).sentence == (
+        "It would start in 3.00 s, and was to start within 3.00 s."
+    )
+    assert queue.offer(b"b1", "b", S, None, 0) == Accepted(3 * S)
+    assert queue.offer(b"c1", "c", S, None, 0) == Accepted(4 * S)  # nor does it overtake who did
+    assert drained(queue) == ["a1", "a2", "a3", "b1", "c1"]
+
+
+def test_a_newcomer_overtakes_those_who_have_time():
+    queue = filled("a1", "a2")
+    assert queue.offer(b"a3", "a", S, 3 * S, 0) == Accepted(2 * S)
+    assert queue.offer(b"b1", "b", S, None, 0) == Accepted(S)
+    assert drained(queue) == ["a1", "b1", "a2", "a3"]
 
 
 def test_a_promise_that_is_broken_already_blocks_nobody():
@@ -194,15 +205,24 @@ class QueueMachine(RuleBasedStateMachine):
     def offer(self, requester, cost, max_wait):
         attempt, self.count = self.count.to_bytes(16, "big"), self.count + 1
         told = self.queue.wait_us(requester, self.now)
+        kept = self.in_time()
         match self.queue.offer(attempt, requester, cost, max_wait, self.now):
             case Accepted(wait_us):
                 self.at[attempt], self.owner[attempt] = State.QUEUED, requester
                 assert max_wait is None or wait_us <= max_wait
-                assert wait_us == told
+                assert wait_us == told or (wait_us > told and kept)
+                assert kept <= self.in_time()
+                if max_wait is not None:
+                    self.latest[attempt] = self.now + max_wait
                 assert self.queue.wait_of_us(attempt, self.now) == wait_us
             case other:
                 assert isinstance(other, Refused)
                 assert attempt not in self.at
+
+    def in_time(self):
+        """Of those to whom a start was promised, who waits and is expected to start by then."""
+        waits = {attempt: self.queue.wait_of_us(attempt, self.now) for attempt in self.latest}
+        return {a for a, us in waits.items() if us is not None and self.now + us <= self.latest[a]}
 
     @precondition(lambda self: self.at)
     @rule(data=st.data())

@@ -622,6 +622,7 @@ async def test_two_models_that_do_not_both_fit_make_way_for_each_other(folders):
         on_capabilities=lambda **_: None,
         on_receipt=keep,
         journal=note,
+        on_work=lambda: None,
     )
 
     async def drawn(model, number):

@@ -22,23 +22,29 @@ US = st.integers(0, 10**15)
 
 
 def test_what_was_just_told_is_taken_as_it_is():
-    assert expected_us(3 * S, 0, 9 * S) == 3 * S
+    assert expected_us(3 * S, 0, 0, 9 * S) == 3 * S
 
 
 def test_what_was_told_long_ago_gives_way_to_what_is_usual():
-    assert expected_us(3 * S, 3600 * S, S) == S * CHOSEN_PERCENT // 100
+    assert expected_us(3 * S, 3600 * S, 3600 * S, S) == S * CHOSEN_PERCENT // 100
 
 
 def test_a_peer_that_said_it_is_free_is_less_surely_so_as_time_passes():
     usual_us = S // 2
     kept = math.exp(-1)
-    assert expected_us(0, FRESH_US, usual_us) == int((1 - kept) * usual_us * CHOSEN_PERCENT / 100)
+    assert expected_us(0, 5 * FRESH_US, FRESH_US, usual_us) == int(
+        (1 - kept) * usual_us * CHOSEN_PERCENT / 100
+    )
 
 
-@given(US, US, US)
-def test_the_wait_lies_between_what_was_told_and_what_is_usual(told_us, age_us, mean_us):
+def test_what_a_peer_told_that_would_have_told_of_more_runs_down():
+    assert expected_us(3 * S, S, 0, 9 * S) == 2 * S
+
+
+@given(US, US, US, US)
+def test_the_wait_lies_between_what_was_told_and_what_is_usual(told_us, age_us, silent_us, mean_us):
     usual_us = mean_us * CHOSEN_PERCENT / 100
-    wait_us = expected_us(told_us, age_us, mean_us)
+    wait_us = expected_us(told_us, age_us, silent_us, mean_us)
     aged_us = max(0, told_us - age_us)
     assert min(aged_us, usual_us) * 0.999999 - 1 <= wait_us <= max(aged_us, usual_us) * 1.000001
 
@@ -52,6 +58,19 @@ def test_the_mean_begins_with_the_first_and_follows_the_last_ten_seconds():
     assert waits.mean_us == 3 * S
     waits.on_told(0, MEAN_OVER_US)
     assert waits.mean_us < 3 * S * 0.37
+
+
+def test_of_a_peer_that_tells_of_itself_the_mean_is_of_what_ran_down_between():
+    waits, asked = Waits(), Waits()
+    for each in (waits, asked):
+        each.on_told(4 * S, 0)
+    waits.on_told(
+        4 * S, 8 * S, watched=True
+    )  # 4 s that ran down in 4 s, and as long nothing: 1 s at the mean
+    asked.on_told(4 * S, 8 * S)
+    kept = math.exp(-0.8)
+    assert waits.mean_us == int(4 * S * kept + S * (1 - kept))
+    assert asked.mean_us == 4 * S
 
 
 def test_lateness_is_learned_at_once_and_forgotten_and_punctuality_is_no_credit():

@@ -215,7 +215,8 @@ def test_any_bytes_are_a_message_or_the_peers_fault(name, data):
 
 @pytest.mark.parametrize("name", OF_VALUES)
 @given(
-    value=values | st.tuples(st.sampled_from(["hello", "ping", "offer", "ack", "known"]), values).map(list)
+    value=values
+    | st.tuples(st.sampled_from(["hello", "ping", "state", "offer", "ack", "known"]), values).map(list)
 )
 def test_any_value_is_a_message_or_the_peers_fault(name, value):
     judged(OF_VALUES[name], value)

@@ -111,7 +111,9 @@ class Link:  # [6]
             kind, ping = await frames.receive()
             heard_us = now_us()
             need(kind == "ping", f"{kind} instead of PING")
-            await frames.send("pong", number=ping["number"], heard_us=heard_us, state=None, sent_us=now_us())
+            await frames.send(
+                "pong", number=ping["number"], heard_us=heard_us, state=None, watch_us=0, sent_us=now_us()
+            )
             self.pings += 1
 
 

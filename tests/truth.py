@@ -118,4 +118,5 @@ def candidate(peer: str = "near", rtt_us: int | None = 20_000, **changes) -> Can
         "state_age_us": 0,
         "connected": True,
     }
-    return Candidate(**{**fields, **changes})
+    fields = {**fields, **changes}
+    return Candidate(**{"silent_us": fields["state_age_us"], **fields})

@@ -564,6 +564,7 @@ class Peer:
             on_capabilities=self.gossip.renew,
             on_receipt=self._keep_provided,
             journal=self._write,
+            on_work=self.links.on_work,
             rate_millionths=rate_millionths,
         )
         self.provider = Provider(

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 ACTIVE_FOR_US = 60_000_000  # after the last picture was asked for
 IDLE_EVERY_US = 15_000_000
 IDLE_PER_S = 2  # of all links together: those opened while much was asked stay for a while, and cost no more
-LIKELY = 24  # links, at most, that get the shorter period
-LIKELY_OF_A_PLAN = 8  # the first so many of a plan are likely in the next
+LIKELY = 10  # links, at most, that get the shorter period
+LIKELY_OF_A_PLAN = 4  # the first so many of a plan are likely in the next
 # To so many a stream is kept ready: with 8, p50 over the oracle was 1.27 for 1.24 at load .85.
 AHEAD_OF_A_PLAN = 24
 LIKELY_EVERY_US = 700_000
-OTHERS_PER_S = 5  # of all other links together
+WATCHED_EVERY_US = 5_000_000
+OTHERS_PER_S = 3  # of all other links together
 
-# An exchange costs 540 bytes and 0.9 ms of a core (testnet/simulation/costs.py): at most 39 a second are 21 kB/s and 3.5 %.
-# In simulation at load .6, before dials were counted: 32 likely and 10 of the others gave p50/p95 over the oracle of
-# 1.18/1.24 for 25 kB/s, 24 and 5 gave 1.18/1.25 for 20.
+# An exchange costs 540 bytes and 0.9 ms of a core (testnet/simulation/costs.py), what is told unasked half of that.  In
+# simulation at load .6, 24 likely and 5 of the others gave p50/p95 over the oracle of 1.09/1.21 for a third more traffic.
 
 
 class Attention:
@@ -45,14 +45,28 @@ class Attention:
             self._likely.popitem(last=False)
         return news
 
-    def every_us(self, peer: str, links: int, now_us: int) -> int:
+    def watches(self, peer: str, now_us: int) -> bool:
+        """Whether it should tell at once when its live state changes."""
+        return self.active(now_us) and peer in self._likely
+
+    def every_us(self, peer: str, links: int, now_us: int, *, watched: bool) -> int:
         """How old its live state may become, with so many links in all."""
         if not self.active(now_us):
             return max(IDLE_EVERY_US, links * 1_000_000 // IDLE_PER_S)
         if peer in self._likely:
-            return LIKELY_EVERY_US
+            return WATCHED_EVERY_US if watched else LIKELY_EVERY_US
         return max(LIKELY_EVERY_US, (links - len(self._likely)) * 1_000_000 // OTHERS_PER_S)
 
-    def due_us(self, peer: str, asked_us: int, heard_us: int | None, links: int, now_us: int) -> int:
+    def due_us(
+        self,
+        peer: str,
+        asked_us: int,
+        heard_us: int | None,
+        links: int,
+        now_us: int,
+        *,
+        watched: bool = False,
+    ) -> int:
         """When a peer is asked for its live state: it was asked last at `asked_us`, and told it last at `heard_us`."""
-        return max(asked_us, heard_us or 0) + self.every_us(peer, links, now_us)
+        since_us = asked_us if watched else max(asked_us, heard_us or 0)
+        return since_us + self.every_us(peer, links, now_us, watched=watched)

@@ -46,6 +46,7 @@ class _Peer:
     rtt: RttEstimator = field(default_factory=RttEstimator)
     state: LiveState | None = None
     state_us: int = 0
+    watched_until_us: int = 0
     waits: Waits = field(default_factory=Waits)
     connected: bool = False
     given: Given = field(default_factory=Given)
@@ -107,7 +108,7 @@ class Directory:
         """Its live state is void: nobody keeps it fresh."""
         known = self._peers.get(peer)
         if known is not None and peer != self.own_peer:
-            known.connected, known.state = False, None
+            known.connected, known.state, known.watched_until_us = False, None, 0
             if known.signed is not None:
                 self._crowd.add(peer, source_of(known.signed.advert))
             self._forget_if_idle(peer)
@@ -125,12 +126,25 @@ class Directory:
             mine_us = known.given.on_told(
                 state.wait_us, state.running + state.queued, _spoken_us(known), now_us
             )
-            known.waits.on_told(state.wait_us - mine_us, now_us)
+            watched = now_us < known.watched_until_us
+            known.waits.on_told(state.wait_us - mine_us, now_us, watched=watched)
 
-    def heard_us(self, peer: str) -> int | None:
-        """When it told its live state last."""
+    def on_watched(self, peer: str, until_us: int) -> None:
+        """Until then it tells at once when its live state is no longer what it told."""
         known = self._peers.get(peer)
-        return known.state_us if known is not None and known.state else None
+        if known is not None:
+            known.watched_until_us = until_us
+
+    def watched(self, peer: str, now_us: int) -> bool:
+        known = self._peers.get(peer)
+        return known is not None and known.state is not None and now_us < known.watched_until_us
+
+    def heard_us(self, peer: str, now_us: int) -> int | None:
+        """Of when its live state is, as far as is known here."""
+        known = self._peers.get(peer)
+        if known is None or known.state is None:
+            return None
+        return now_us - _silent_us(known, now_us)
 
     def on_start(self, peer: str, attempt: bytes, *, promised_us: int, took_us: int, now_us: int) -> None:
         """A task of one's own began there, `took_us` after it had promised to begin within `promised_us`."""
@@ -207,6 +221,7 @@ class Directory:
                     rtt,
                     state,
                     max(0, now_us - known.state_us) if state else 0,
+                    _silent_us(known, now_us) if state else 0,
                     known.connected,
                     is_own,
                     speeds(peer),
@@ -331,6 +346,13 @@ def _penalty(known: _Peer, now_us: int) -> int:
     halvings, rest_us = divmod(max(0, now_us - known.penalised_us), PENALTY_HALVES_US)
     whole = known.penalty_us >> min(halvings, 64)
     return whole - whole * rest_us // (2 * PENALTY_HALVES_US)  # straight between the halvings
+
+
+def _silent_us(known: _Peer, now_us: int) -> int:
+    """For so long its live state may have become another without our having heard of it."""
+    age_us = max(0, now_us - known.state_us)
+    rtt = known.rtt.estimate() if now_us < known.watched_until_us else None
+    return min(age_us, rtt.min_us) if rtt else age_us
 
 
 def _spoken_us(known: _Peer) -> int:

@@ -63,6 +63,7 @@ class Candidate(NamedTuple):  # as are Prediction and Choice: a plan makes hundr
     rtt: Rtt | None
     state: LiveState | None
     state_age_us: int  # since `state` was heard; 0 without one
+    silent_us: int  # for so long it may have become another without our having heard of it
     connected: bool
     own: bool = False  # this very peer: no dial, no round trip, no transfer
     speeds: Learned | None = None
@@ -256,7 +257,9 @@ def _wait(candidate: Candidate) -> tuple[int, int]:
     mine_us, state = candidate.own_in_flight_us, candidate.state
     if state is None:
         return mine_us, UNKNOWN_WAIT_US + mine_us * WAIT_UNCERTAIN_PERCENT // 100
-    theirs_us = expected_us(state.wait_us, candidate.state_age_us, candidate.mean_wait_us)
+    theirs_us = expected_us(
+        state.wait_us, candidate.state_age_us, candidate.silent_us, candidate.mean_wait_us
+    )
     wait_us = theirs_us + mine_us + candidate.late_us
     return wait_us, max(state.wait_us, wait_us) * WAIT_UNCERTAIN_PERCENT // 100
 

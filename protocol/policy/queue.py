@@ -4,7 +4,7 @@ Tasks run in the order of their turns.  A task has its turn when it comes, but n
 are here already would have ended one after the other: nobody is kept waiting by the many tasks of another, and nobody
 who waited is overtaken by whoever comes next, so that a wait once told stays true.  (Strict turns between requesters,
 whoever came first, cost a tenth of the 95th percentile in `testnet simulate` at load .85.)  What was promised to those
-already accepted is kept: an offer that would make one of them start too late is refused.
+already accepted is kept: a task that would make one of them start too late in its turn has its turn behind that one.
 
 A deadline, which the provider cannot check, is worth this much.  A task that would be late in its turn goes before
 others where all of them still start when they were told.  There is room for that where tasks took less than was
@@ -136,7 +136,7 @@ class Queue:
         latest_us = None if max_wait_us is None else now_us + max_wait_us
         turn_us = self._turn_us(requester, now_us)
         task = _Task(attempt, requester, cost_us, latest_us, now_us + MAX_AHEAD_US, turn_us, due_us)
-        in_turn = len(self._waiting) if last else self._place(turn_us)
+        in_turn = len(self._waiting) if last else self._in_turn(task, now_us)
         in_turn_us = self._start_us(in_turn, now_us)
         place = in_turn
         if due_us is not None and in_turn_us + cost_us > due_us:
@@ -144,16 +144,19 @@ class Queue:
             if earlier is None:
                 return self._refuse("busy", _in_vain(in_turn_us + cost_us - now_us, due_us - now_us))
             place = earlier
-        refusal = self._broken_by(task, place, now_us)
-        if refusal is not None:
-            return self._refuse("busy", refusal)
+        start_us = self._start_us(place, now_us)
+        if latest_us is not None and start_us > latest_us:
+            wait, within = duration(start_us - now_us), duration(latest_us - now_us)
+            return self._refuse("busy", f"It would start in {wait}, and was to start within {within}.")
         if place < in_turn:
             self._owing[requester] = in_turn_us + cost_us + 1  # just after whoever comes again at that moment
             task.turn_us = self._waiting[place].turn_us
             self._counts["overtaking"] += 1
-        elif last and self._waiting:
-            task.turn_us = max(turn_us, self._waiting[-1].turn_us)
-        task.told_us = self._told_us(task, self._start_us(place, now_us), now_us)
+        elif place > self._place(turn_us):
+            task.turn_us = self._waiting[place - 1].turn_us
+            if latest_us is None and not last:
+                task.latest_start_us = start_us  # nor does it make way for those who come next
+        task.told_us = self._told_us(task, start_us, now_us)
         self._waiting.insert(place, task)
         self._seen[attempt] = task
         self._seen_by[requester] += 1
@@ -336,18 +339,18 @@ class Queue:
                 return place
         return None
 
-    def _broken_by(self, task: _Task, place: int, now_us: int) -> str | None:
-        """Why `task` cannot be taken at this place: what was promised to others, or what it asked for itself."""
-        start_us = self._start_us(place, now_us)
-        for each, before_us in list(self._starts(now_us, self._waiting))[place:]:
+    def _in_turn(self, task: _Task, now_us: int) -> int:
+        """Its place: that of its turn, or behind the last of those to whom it would break a promise."""
+        place = self._place(task.turn_us)
+        for number, (each, before_us) in enumerate(self._starts(now_us, self._waiting), 1):
             promised_us = each.latest_start_us
-            if promised_us is not None and before_us <= promised_us < before_us + task.cost_us:
-                return "Taking this task would break a promise made to another requester."
-        latest_us = task.latest_start_us
-        if latest_us is not None and start_us > latest_us:
-            within_us = latest_us - now_us
-            return f"It would start in {duration(start_us - now_us)}, and was to start within {duration(within_us)}."
-        return None
+            if (
+                number > place
+                and promised_us is not None
+                and before_us <= promised_us < before_us + task.cost_us
+            ):
+                place = number
+        return place
 
     def _told_us(self, task: _Task, start_us: int, now_us: int) -> int:
         """When `task` is told to start: as is expected, or later where nobody's turn comes before and it has time."""

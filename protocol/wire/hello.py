@@ -1,4 +1,6 @@
-"""The link stream: HELLO once from each side, then pings whose pongs carry live state.  (README section 6.)
+"""The link stream: HELLO once from each side, then pings whose pongs carry live state, and STATE for who watches it.
+
+(README section 6.)
 
 Times are microseconds of the sender's monotonic clock since an epoch that it draws at random for every connection.
 """
@@ -17,6 +19,7 @@ BOOT_ID_BYTES = 16
 MODEL_ID_BYTES = 32
 MAX_RESIDENT = 16
 MAX_NETWORK_BYTES = 64
+MAX_WATCH_US = 60_000_000
 MAX_US = 10**15  # 31 years: a duration or a clock reading beyond it is an error
 
 
@@ -103,9 +106,18 @@ class Ping:
     number: int
     sent_us: int
     want_state: bool
+    watch: bool = False  # it wants STATE, unasked, from now on
 
     def to_value(self) -> Value:
-        return ["ping", {"number": self.number, "sent_us": self.sent_us, "want_state": self.want_state}]
+        return [
+            "ping",
+            {
+                "number": self.number,
+                "sent_us": self.sent_us,
+                "want_state": self.want_state,
+                "watch": self.watch,
+            },
+        ]
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ class Pong:
     heard_us: int
     sent_us: int
     state: LiveState | None
+    watch_us: int = 0  # for so long STATE comes unasked
 
     def to_value(self) -> Value:
         return [
@@ -125,11 +138,22 @@ class Pong:
                 "heard_us": self.heard_us,
                 "sent_us": self.sent_us,
                 "state": self.state.to_value() if self.state else None,
+                "watch_us": self.watch_us,
             },
         ]
 
 
-def link_message_untrusted(value: Value) -> Hello | Ping | Pong:
+@dataclass(frozen=True)
+class StateMessage:
+    """Live state, told to who watches."""
+
+    state: LiveState
+
+    def to_value(self) -> Value:
+        return ["state", self.state.to_value()]
+
+
+def link_message_untrusted(value: Value) -> Hello | Ping | Pong | StateMessage:
     """One message of the link stream."""
     match value:
         case ["hello", body]:
@@ -140,6 +164,7 @@ def link_message_untrusted(value: Value) -> Hello | Ping | Pong:
                 fields.integer("number", 0, U32),
                 fields.integer("sent_us", 0, MAX_US),
                 fields.flag("want_state"),
+                fields.flag("watch"),
             )
             fields.end()
             return ping
@@ -150,9 +175,12 @@ def link_message_untrusted(value: Value) -> Hello | Ping | Pong:
                 heard_us=fields.integer("heard_us", 0, MAX_US),
                 sent_us=fields.integer("sent_us", 0, MAX_US),
                 state=fields.maybe("state", lambda key: LiveState.from_untrusted(fields.value(key))),
+                watch_us=fields.integer("watch_us", 0, MAX_WATCH_US),
             )
             fields.end()
             return pong
+        case ["state", body]:
+            return StateMessage(LiveState.from_untrusted(body))
     raise MalformedMessage("not a link message")
 
 

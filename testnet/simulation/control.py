@@ -39,6 +39,7 @@ ADVERT_BYTES = 850  # one device, one model, one address, a coordinate
 # A lookup beside its adverts: the stream opened, agreed on and closed, the question, the frame.
 STREAM_BYTES = 700
 ACK_BYTES = 52  # of a PONG; a PING's rides on the PONG
+UNASKED_PER_S = 4.2  # told by a peer that is watched: `simulate` at load .6
 EXCHANGE_BYTES = PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES
 REFUSED_BYTES = (
     1_900  # an offer with its statement and signature, the answer with live state, and their headers
@@ -108,7 +109,8 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
     )
     likely = min(connections, attention.LIKELY)
     others_per_s = attention.OTHERS_PER_S if connections > attention.LIKELY else 0
-    asked_per_s = likely * 1e6 / attention.LIKELY_EVERY_US + others_per_s
+    told_per_s = likely * UNASKED_PER_S / 2  # one message, where an exchange is two
+    asked_per_s = likely * 1e6 / attention.WATCHED_EVERY_US + others_per_s + told_per_s
     idle = gossip + pings + looked
     return Account(
         peers,
@@ -170,14 +172,14 @@ def spent(costs: Costs, seconds: float, providers: int, requesters: int) -> dict
     refused_bytes, refused_cpu = told["refuse"] * REFUSED_BYTES, told["refuse"] * EXCHANGE_CPU_S
     ask_s, draw_s = seconds * requesters, seconds * providers
 
-    def pings(count: float, of_s: float) -> tuple[float, float]:
-        per_s = count / of_s - counted_per_s
+    def pings(count: float, of_s: float, unasked: float) -> tuple[float, float]:
+        per_s = count / of_s - counted_per_s + unasked / of_s / 2  # one message, not two
         return per_s * EXCHANGE_BYTES, per_s * EXCHANGE_CPU_S
 
     ours, asked, most = (
-        pings(told["ping"], ask_s),
-        pings(told["ping"], draw_s),
-        pings(max(costs.pinged.values(), default=0), seconds),
+        pings(told["ping"], ask_s, told["state"]),
+        pings(told["ping"], draw_s, told["state"]),
+        pings(max(costs.pinged.values(), default=0), seconds, max(costs.told.values(), default=0)),
     )
     return {
         "idle_bytes_per_s": round(idle_bytes, 1),

@@ -22,12 +22,17 @@ class Costs:
 
     messages: Counter[str] = field(default_factory=Counter)
     pinged: Counter[int] = field(default_factory=Counter)  # pings by the provider that was asked
+    told: Counter[int] = field(default_factory=Counter)  # live state unasked, by the provider that tells it
     dials: int = 0
     plans: int = 0
     adverts: int = 0  # published; `messages` counts each that hears one
     busy_us: int = 0  # of all providers
     useful_us: int = 0  # of it, on what somebody got
     loads: int = 0
+
+    def on_told(self, provider: int) -> None:
+        self.messages["state"] += 1
+        self.told[provider] += 1
 
     def on_ping(self, provider: int) -> None:
         self.messages["ping"] += 1

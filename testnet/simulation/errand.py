@@ -170,7 +170,7 @@ class Errand:
             self.forecast, self.planned_us = self.plan.forecast, now_us
         self.requester.attention.on_plan(choice.peer for choice in self.plan.ranked)
         best = self.plan.ranked[0]
-        return Prospect.of(best, heard_us=requester.directory.heard_us(best.peer), now_us=now_us)
+        return Prospect.of(best, heard_us=requester.directory.heard_us(best.peer, now_us), now_us=now_us)
 
     def _plan_without(self, excluded: frozenset[str], now_us: int) -> Plan:
         self.swarm.costs.plans += 1
@@ -236,6 +236,7 @@ class Errand:
         state = provider.live_state(attempt.requester)
         if isinstance(verdict, Refused):
             swarm.costs.messages["refuse"] += 1
+            provider.watchers.on_told(str(attempt.requester), state, swarm.clock.now_us)
             self._tell(attempt, self._on_refused, verdict, state)
             return
         swarm.costs.messages["accept"] += 1
@@ -244,6 +245,8 @@ class Errand:
         )
         self._tell(attempt, self._on_accepted, 0 if provider.lying else verdict.wait_us, load_us, state)
         provider.go_on()
+        provider.watchers.on_told(str(attempt.requester), state, swarm.clock.now_us)
+        provider.on_changed()
 
     def on_started(self, attempt: Attempt) -> None:
         self.swarm.costs.messages["start"] += 1

@@ -39,10 +39,11 @@ class Nearlight:
         ]
         self.attempts = 0
         self.providers = [
-            LearningProvider(index, world, clock, costs, self.model_ids, self._on_capabilities)
+            LearningProvider(index, world, clock, costs, self.model_ids, self._on_capabilities, self._on_news)
             for index in range(world.config.peers)
         ]
         self._pace = usual_pace(world.config.peers + world.config.requesters)
+        self._tells_us = [-1] * world.config.peers  # when each tells its watchers again
         self._tellings = [Telling(0) for _ in range(world.config.peers)]
         self.names = [peer_id_of(public_key_of(_key(index))) for index in range(world.config.peers)]
         self.number_of = {name: index for index, name in enumerate(self.names)}
@@ -131,6 +132,26 @@ class Nearlight:
         """What is resident changed."""
         if self._tellings[index].on_change():
             self._look_at_telling(index)
+
+    def _on_news(self, index: int) -> None:
+        """Tells who watches a provider; again when the gap of others is over."""
+        provider, now_us, again_us = self.providers[index], self.clock.now_us, None
+        for watcher in provider.watchers.peers:
+            requester = self.requesters[int(watcher)]
+            state = provider.live_state(requester.index)
+            due_us = provider.watchers.due_us(watcher, state, now_us)
+            if due_us is None:
+                continue
+            if due_us > now_us:
+                again_us = due_us if again_us is None else min(again_us, due_us)
+                continue
+            provider.watchers.on_news(watcher, state, now_us)
+            self.costs.on_told(index)
+            way_us = self.world.round_trip_us(requester.index, index, self.dice) // 2
+            self.clock.at(now_us + way_us, requester.on_told, self.names[index], state)
+        if again_us is not None and not now_us < self._tells_us[index] <= again_us:
+            self._tells_us[index] = again_us
+            self.clock.at(again_us, self._on_news, index)
 
     def _publish(self, index: int) -> None:
         self._on_told(index)

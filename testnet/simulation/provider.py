@@ -8,6 +8,7 @@ from protocol.policy.prediction import predict_own
 from protocol.policy.queue import Accepted, Queue, Refused, Repeat
 from protocol.policy.selection import Choice
 from protocol.policy.speeds import SpeedBook
+from protocol.policy.watching import Watchers
 from protocol.wire.hello import LiveState
 from protocol.wire.statement import Statement
 
@@ -294,9 +295,12 @@ class LearningProvider(Provider):
         costs: Costs,
         model_ids: list[bytes],
         on_capabilities: Callable[[int], None],
+        on_news: Callable[[int], None],
     ) -> None:
         super().__init__(index, world, clock, costs, Queue(), model_ids)
         self._on_capabilities = on_capabilities
+        self._on_news = on_news
+        self.watchers = Watchers()
         self._book = SpeedBook()
         self._finished = 0
         for model, identity in enumerate(model_ids):
@@ -315,6 +319,9 @@ class LearningProvider(Provider):
             self._book.of(""), attempt.statement, resident=attempt.model in self.warm
         )
         return load_us, fixed_us + step_us * attempt.steps
+
+    def on_changed(self) -> None:
+        self._on_news(self.index)
 
     def on_loaded(self) -> None:
         self._on_capabilities(self.index)

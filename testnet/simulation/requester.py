@@ -219,7 +219,7 @@ class Requester:
                 self._ping(group)
 
     def heard_us(self, peer: str) -> int | None:
-        return self.directory.heard_us(peer) if peer in self.connected else None
+        return self.directory.heard_us(peer, self.swarm.clock.now_us) if peer in self.connected else None
 
     def look(self, peers: Iterable[str]) -> int:
         """Asks them for their live state; so long from now the last of those that answer has told it."""
@@ -242,33 +242,50 @@ class Requester:
         """Those of a group whose live state is old are asked; the farthest decides when the answers are here."""
         swarm, directory = self.swarm, self.directory
         now_us, links = swarm.clock.now_us, len(self.connected)
-        heard: list[tuple[str, int, LiveState]] = []
+        heard: list[tuple[str, int, LiveState, int]] = []
         for index in group:
             peer = swarm.names[index]
             asked_us = self._asked_us.get(peer)
             if asked_us is not None and now_us < self.attention.due_us(
-                peer, asked_us, directory.heard_us(peer), links, now_us
+                peer,
+                asked_us,
+                directory.heard_us(peer, now_us),
+                links,
+                now_us,
+                watched=directory.watched(peer, now_us),
             ):
                 continue
             self._asked_us[peer] = now_us
             swarm.costs.on_ping(index)
             rtt_us = swarm.world.round_trip_us(self.index, index, swarm.dice)
-            heard.append((peer, rtt_us, swarm.providers[index].live_state(self.index)))
+            provider = swarm.providers[index]
+            state = provider.live_state(self.index)
+            watches = self.attention.watches(peer, now_us)
+            watch_us = provider.watchers.on_asked(name_of(self.index), state, now_us) if watches else 0
+            heard.append((peer, rtt_us, state, watch_us))
         swarm.costs.messages["pong"] += len(heard)
         if heard:
-            way_us = max(rtt_us for _, rtt_us, _ in heard) // 2
+            way_us = max(rtt_us for _, rtt_us, *_ in heard) // 2
             swarm.clock.at(now_us + way_us, self._pongs, heard)
 
     def _on_look(self, index: int, rtt_us: int) -> None:
         swarm, provider = self.swarm, self.swarm.providers[index]
         if not provider.gone:
             swarm.costs.messages["pong"] += 1
-            heard = [(swarm.names[index], rtt_us, provider.live_state(self.index))]
+            state = provider.live_state(self.index)
+            provider.watchers.on_told(name_of(self.index), state, swarm.clock.now_us)
+            heard = [(swarm.names[index], rtt_us, state, 0)]
             swarm.clock.at(swarm.clock.now_us + rtt_us - rtt_us // 2, self._pongs, heard)
 
-    def _pongs(self, heard: list[tuple[str, int, LiveState]]) -> None:
+    def _pongs(self, heard: list[tuple[str, int, LiveState, int]]) -> None:
         directory, now_us = self.directory, self.swarm.clock.now_us
-        for peer, rtt_us, state in heard:
+        for peer, rtt_us, state, watch_us in heard:
             if peer in self.connected:
                 directory.on_rtt(peer, rtt_us, now_us)
                 directory.on_state(peer, state, now_us)
+                if watch_us:
+                    directory.on_watched(peer, now_us - rtt_us + watch_us)
+
+    def on_told(self, peer: str, state: LiveState) -> None:
+        if peer in self.connected:
+            self.directory.on_state(peer, state, self.swarm.clock.now_us)
