@@ -460,6 +460,12 @@ def test_peers_that_keep_their_pace_waste_nothing_and_none_is_idle_for_long(step
     assert all(most <= 2 for most in swarm.most_at.values())
 
 
+def test_a_picture_that_broke_again_and_again_goes_to_a_slow_peer_that_never_failed():
+    kinds = {f"bad{number}": Peer(1_000, refuses=Ended.BROKE) for number in range(3)}
+    swarm = Swarm({**kinds, "slow": Peer(1_000, load_us=5_000_000)}, 1).run()
+    assert swarm.pictures == [0]
+
+
 def test_what_is_under_way_of_one_batch_is_bounded():
     peers = {f"p{number}": Peer(100_000) for number in range(200)}
     batch = Batch(500)

@@ -24,6 +24,7 @@ MAX_UNDER_WAY = 64  # pictures of one batch: each holds a stream and, towards it
 GAIN_PERCENT = 20
 MAX_REISSUES = 2  # of one picture
 MAX_BROKEN = 8  # attempts at one picture that ended badly: as many as a job makes
+CAREFUL_BROKEN = 4  # after so many it goes to peers without trouble, however long they take, if there are any
 # Of a peer that refused or broke down, doubled for each trouble in a row.
 REST_US, MAX_REST_US = 500_000, 8_000_000
 # In a row: four times gone, or eight times busy.  Where all peers had as much, nobody is waited for.
@@ -338,6 +339,8 @@ class Batch:
         there = [self._there_us(peer, now_us) for peer in self._peers.values() if peer.attempts]
         there_us = max(there, default=now_us)
         usable = [peer for peer in self._peers.values() if peer.usable(now_us)]
+        if any(self._broken[picture] >= CAREFUL_BROKEN for picture in self._waiting):
+            usable = [peer for peer in usable if not peer.trouble] or usable
         soonest = [
             (peer.one_more_us(now_us) + peer.outlook.extra_us, index) for index, peer in enumerate(usable)
         ]
