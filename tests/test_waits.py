@@ -14,6 +14,7 @@ from protocol.policy.waits import (
     PUNCTUAL_US,
     SHORT_GROWS,
     Waits,
+    changed_share,
     expected_us,
 )
 
@@ -35,6 +36,12 @@ def test_a_peer_that_said_it_is_free_is_less_surely_so_as_time_passes():
     assert expected_us(0, 5 * FRESH_US, FRESH_US, usual_us) == int(
         (1 - kept) * usual_us * CHOSEN_PERCENT / 100
     )
+
+
+def test_the_longer_nothing_is_heard_of_queues_the_more_of_them_changed():
+    assert changed_share(0) == 0
+    assert changed_share(FRESH_US) == 1 - math.exp(-1)
+    assert changed_share(3600 * S) == 1
 
 
 def test_what_a_peer_told_that_would_have_told_of_more_runs_down():

@@ -11,7 +11,7 @@ from ..wire.statement import Statement
 from .calibration import FIRST_MULTIPLE
 from .rtt import Rtt
 from .speeds import GUIDED_PASSES, UNKNOWN_BYTES_PER_S, Learned, distance_us, ratio, unguided
-from .waits import expected_us
+from .waits import changed_share, expected_us
 
 UNKNOWN_RTT_US = 200_000  # a far continent: pessimistic, so that a measured peer is preferred
 CONNECT_ROUND_TRIPS = 5  # TCP, multistream, noise, multistream, yamux and the task stream: 4-5 measured
@@ -144,12 +144,15 @@ def predict(
     offer_us = rtt_us // 2  # it draws while its ACCEPT is on the way
     run_us = fixed_us + steps_us
     busy_us = load_us + apply_us + run_us
+    # The wait that is usual there may have come since it was heard of last, or comes while the offer is on its way.
+    unheard = changed_share(candidate.silent_us + rtt_us)
     mean_us = candidate.mean_wait_us
     spread_us = (
         JITTERS_SPREAD * jitter_us
         + rtt_us
-        + (uncertain_wait_us if candidate.state is None else min(MAX_WAIT_SLACK_US, mean_us))
-        + mean_us * WAIT_SPREAD_PERCENT // 100
+        + (uncertain_wait_us if candidate.state is None else int(min(MAX_WAIT_SLACK_US, mean_us) * unheard))
+        + int(mean_us * WAIT_SPREAD_PERCENT / 100 * unheard)
+        + wait_us * WAIT_UNCERTAIN_PERCENT // 100
         + uncertain_load_us
         + apply_us
         + run_us * max(percent, RUN_SPREAD_PERCENT) // 100

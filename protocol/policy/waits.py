@@ -80,6 +80,11 @@ def _ran_down_us(told_us: int, since_us: int) -> float:
     return (told_us**2 - left_us**2) / (2 * since_us)
 
 
+def changed_share(silent_us: int) -> float:
+    """Of short queues, how many are no longer what they were when nothing was heard of them for so long."""
+    return 1 - math.exp(-silent_us / FRESH_US)
+
+
 def expected_us(told_us: int, age_us: int, silent_us: int, mean_us: int) -> int:
     """The wait now, of a provider that told of `told_us` so long ago and tells of `mean_us` at the mean.
 
