@@ -96,14 +96,29 @@ def test_the_students_leg_is_one_ddim_step() -> None:
 def test_timesteps_reach_pure_noise_and_crowd_in_the_middle() -> None:
     import torch
 
-    from scripts.reference.denoiser import PURE_NOISE_SHARE, draw_timesteps
+    from scripts.reference.denoiser import NATIVE_CELLS, PURE_NOISE_SHARE, draw_timesteps
 
     torch.manual_seed(0)
-    drawn = draw_timesteps(20_000, 1000)
+    drawn = draw_timesteps(20_000, 1000, NATIVE_CELLS**2)
     assert (drawn.min() >= 0) & (drawn.max() == 999)
     assert float((drawn == 999).float().mean()) == pytest.approx(PURE_NOISE_SHARE, abs=0.01)
     middle = float(((drawn > 250) & (drawn < 750)).float().mean())
     assert middle > 0.55  # of a uniform draw it would be half
+
+
+def test_larger_pictures_are_seen_through_more_noise() -> None:
+    import torch
+
+    from scripts.reference.denoiser import NATIVE_CELLS, draw_timesteps
+
+    torch.manual_seed(0)
+    small, native, large = (
+        draw_timesteps(40_000, 1000, cells).double()
+        for cells in (NATIVE_CELLS**2 // 4, NATIVE_CELLS**2, 4 * NATIVE_CELLS**2)
+    )
+    assert abs(small.median() - native.median()) < 10  # those below are drawn as if they were native
+    # A half, shifted: 2 / 3; a few more are at the very first step.
+    assert abs(large.median() - 1000 * 2 * 0.5 / 1.5) < 25
 
 
 def test_adapters_are_exported_with_the_description_that_ships(tmp_path):

@@ -72,10 +72,17 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def draw_timesteps(count: int, steps: int) -> torch.Tensor:
+def draw_timesteps(count: int, steps: int, cells: int) -> torch.Tensor:
+    """`count` of the time steps 0 to `steps` - 1, for pictures of `cells` latents.
+
+    Later for larger pictures: averaging over as many more cells sees through that much more noise (Esser et al.,
+    2024, section 5.3.2).
+    """
     middle = torch.sigmoid(1.2 * torch.randn(count))
     lot = torch.rand(count)
     share = torch.where(lot < UNIFORM_SHARE, torch.rand(count), middle)
+    shift = max(1.0, cells**0.5 / NATIVE_CELLS)
+    share = shift * share / (1 + (shift - 1) * share)
     timesteps = (share * steps).long().clamp(0, steps - 1)
     timesteps[lot > 1 - PURE_NOISE_SHARE] = steps - 1
     return timesteps
@@ -166,7 +173,7 @@ def _signal_shares() -> torch.Tensor:
 def v_loss(unet: Module, hidden: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """Mean square error of the velocity at random time steps; `clean` (n, 4, h, w) has unit spread."""
     products = _signal_shares()
-    timesteps = draw_timesteps(len(clean), len(products))
+    timesteps = draw_timesteps(len(clean), len(products), clean[0, 0].numel())
     keep = products.sqrt()[timesteps].view(-1, 1, 1, 1).to(clean)
     add = (1 - products).sqrt()[timesteps].view(-1, 1, 1, 1).to(clean)
     noise = torch.randn_like(clean)
