@@ -16,11 +16,9 @@ from .store.ledger import KnownPeer, Ledger
 LOOK_EVERY_S = 5.0
 ALONE_EVERY_S = 1.0  # while nobody is connected
 REMEMBERED = 16  # so many of those seen last are tried, all at once
-# While nobody is connected, the pause before they are tried again doubles from the first to the second.
-TOLD_AGAIN_S = (
-    1.0,
-    30.0,
-)  # who was named is expected: a bootstrap peer that starts a moment later is not waited for
+# While nobody is connected, the pause before they are tried again doubles from the first to the second.  Who was named is
+# expected: a bootstrap peer that starts a moment later is not waited for.
+TOLD_AGAIN_S = (1.0, 30.0)
 REMEMBERED_AGAIN_S = (5.0, 300.0)
 
 

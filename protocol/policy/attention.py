@@ -65,7 +65,7 @@ class Attention:
         links: int,
         now_us: int,
         *,
-        watched: bool = False,
+        watched: bool,
     ) -> int:
         """When a peer is asked for its live state: it was asked last at `asked_us`, and told it last at `heard_us`."""
         since_us = asked_us if watched else max(asked_us, heard_us or 0)

@@ -55,6 +55,10 @@ class _Peer:
     excused_us: int | None = None  # when it last failed by nobody's fault
     skew_note: str | None = None
 
+    def watched(self, now_us: int) -> bool:
+        """It tells at once when `state` is no longer so."""
+        return self.state is not None and now_us < self.watched_until_us
+
     @property
     def idle(self) -> bool:
         """Nothing here needs to be remembered."""
@@ -126,8 +130,7 @@ class Directory:
             mine_us = known.given.on_told(
                 state.wait_us, state.running + state.queued, _spoken_us(known), now_us
             )
-            watched = now_us < known.watched_until_us
-            known.waits.on_told(state.wait_us - mine_us, now_us, watched=watched)
+            known.waits.on_told(state.wait_us - mine_us, now_us, watched=known.watched(now_us))
 
     def on_watched(self, peer: str, until_us: int) -> None:
         """Until then it tells at once when its live state is no longer what it told."""
@@ -137,7 +140,7 @@ class Directory:
 
     def watched(self, peer: str, now_us: int) -> bool:
         known = self._peers.get(peer)
-        return known is not None and known.state is not None and now_us < known.watched_until_us
+        return known is not None and known.watched(now_us)
 
     def heard_us(self, peer: str, now_us: int) -> int | None:
         """Of when its live state is, as far as is known here."""
@@ -351,7 +354,7 @@ def _penalty(known: _Peer, now_us: int) -> int:
 def _silent_us(known: _Peer, now_us: int) -> int:
     """For so long its live state may have become another without our having heard of it."""
     age_us = max(0, now_us - known.state_us)
-    rtt = known.rtt.estimate() if now_us < known.watched_until_us else None
+    rtt = known.rtt.estimate() if known.watched(now_us) else None
     return min(age_us, rtt.min_us) if rtt else age_us
 
 

@@ -10,7 +10,7 @@ from ..wire.hello import LiveState
 from ..wire.statement import Statement
 from .calibration import FIRST_MULTIPLE
 from .rtt import Rtt
-from .speeds import GUIDED_PASSES, UNKNOWN_BYTES_PER_S, Learned, distance_us, ratio, unguided
+from .speeds import UNKNOWN_BYTES_PER_S, Learned, distance_us, ratio, step_of
 from .waits import changed_share, expected_us
 
 UNKNOWN_RTT_US = 200_000  # a far continent: pessimistic, so that a measured peer is preferred
@@ -298,7 +298,7 @@ def unknown_load_us(model_bytes: int | None) -> int:
 def _speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> tuple[int, int, int]:
     """(us of one step, us of the rest, percent of both that may be wrong).  What was observed overrides claims."""
     step_us, fixed_us, percent = _guided_speed(candidate, model, statement)
-    return max(1, step_us // GUIDED_PASSES) if unguided(statement) else step_us, fixed_us, percent
+    return step_of(statement, step_us), fixed_us, percent
 
 
 def _guided_speed(candidate: Candidate, model: OfferedModel, statement: Statement) -> tuple[int, int, int]:
@@ -384,7 +384,7 @@ def predict_own(
         fixed_us = _of_size(UNKNOWN_FIXED_US, model_bytes)
     else:
         step_us, fixed_us, _ = _scaled(found.step_us, found.fixed_us, found.pixels, statement.pixels)
-    return load_us, max(1, step_us // GUIDED_PASSES if unguided(statement) else step_us), fixed_us
+    return load_us, max(1, step_of(statement, step_us)), fixed_us
 
 
 def promised_load_us(expected_us: int, apply_us: int | None = None) -> int:

@@ -37,9 +37,8 @@ NEAR_PERCENT = 150  # of the best: who would be there by then if nobody waited a
 BUSY_PERCENT = 10  # of a task's own time: who is expected to let it wait for more, is busy
 MAX_NAMES_SHOWN = 8
 LONGEST_WAIT_US = 3_600_000_000  # nobody is waited for longer on a provider's word alone: an hour
-RUN_TIMES = (
-    4  # a run may take so much longer than predicted, and SLACK_US more: a hiccup makes it three times
-)
+# A run may take so much longer than predicted, and SLACK_US more: a hiccup makes it three times.
+RUN_TIMES = 4
 _EULER_GAMMA = 0.5772156649015329  # the mean of the standard Gumbel distribution
 
 

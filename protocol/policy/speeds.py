@@ -152,6 +152,11 @@ def unguided(statement: Statement) -> bool:
     return statement.guidance_millionths <= NO_GUIDANCE_MILLIONTHS and statement.sampler != "flow_euler"
 
 
+def step_of(statement: Statement, guided_us: int) -> int:
+    """One of its steps, us, where one with guidance takes `guided_us`."""
+    return max(1, guided_us // GUIDED_PASSES) if unguided(statement) else guided_us
+
+
 def distance_us(data_bytes: int, rtt_us: int, bytes_per_s: int) -> int:
     """What distance alone adds to a transfer: the way, and round trips while TCP's window grows to what the path holds."""
     path_bytes = bytes_per_s * rtt_us // 1_000_000

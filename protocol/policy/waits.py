@@ -89,8 +89,8 @@ def expected_us(told_us: int, age_us: int, silent_us: int, mean_us: int) -> int:
     """The wait now, of a provider that told of `told_us` so long ago and tells of `mean_us` at the mean.
 
     Its work goes on and new work comes, of which nothing was heard for `silent_us`: what it told fades, and what is usual
-    there takes its place.  Beside what it told
-    alone, in simulation at load .6 and .85 (p50/p95 to the oracle), 1.50/1.95 and 1.49/2.14 became 1.24/1.42 and 1.27/1.50.
+    there takes its place.  Beside what it told alone, in simulation at load .6 and .85 (p50/p95 to the oracle), 1.50/1.95
+    and 1.49/2.14 became 1.24/1.42 and 1.27/1.50.
     """
     kept = math.exp(-silent_us / max(FRESH_US, told_us, mean_us))
     return int(kept * max(0, told_us - age_us) + (1 - kept) * mean_us * CHOSEN_PERCENT / 100)

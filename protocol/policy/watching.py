@@ -68,8 +68,7 @@ class Watchers:
 
     def due_us(self, peer: str, state: LiveState, now_us: int) -> int | None:
         """When it is to be told `state`, unless that changes again before; None: it watches no longer, or expects it."""
-        told = self._told.get(peer)
-        if told is None or not self.watches(peer, now_us) or not _is_news(told, state, now_us):
+        if not self.watches(peer, now_us) or not _is_news(told := self._told[peer], state, now_us):
             return None
         turn_us = 0 if self._room_at(now_us) >= 1 else told.at_us + len(self._told) * 1_000_000 // TOLD_PER_S
         return max(now_us, turn_us)

@@ -28,9 +28,8 @@ ACK_WITHIN_US = 20_000_000  # the slowest path still moves an ack in this time
 # all the time is not lost, and whoever has another to ask need not wait for this; but a renderer may hang while its peer
 # tells of it.
 SLACK_US = 30_000_000
-LEAST_BYTES_PER_S = (
-    10_000  # a transfer that is slower moves, but goes nowhere: 80 kbit/s, a tenth of a poor mobile line
-)
+# A transfer that is slower moves, but goes nowhere: 80 kbit/s, a tenth of a poor mobile line.
+LEAST_BYTES_PER_S = 10_000
 
 
 class Role(enum.Enum):

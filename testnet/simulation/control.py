@@ -41,9 +41,8 @@ STREAM_BYTES = 700
 ACK_BYTES = 52  # of a PONG; a PING's rides on the PONG
 UNASKED_PER_S = 4.2  # told by a peer that is watched: `simulate` at load .6
 EXCHANGE_BYTES = PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES
-REFUSED_BYTES = (
-    1_900  # an offer with its statement and signature, the answer with live state, and their headers
-)
+# An offer with its statement and signature, the answer with live state, and their headers.
+REFUSED_BYTES = 1_900
 # Of one advert, sent and received, where ADVERT_CPU_S was measured: five peers, all connected.
 COPIES_MEASURED = 5.0
 DEGREE, HIGH = 4, 8  # of gossipsub's mesh, as in peer/transport.py

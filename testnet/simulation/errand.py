@@ -234,9 +234,9 @@ class Errand:
         if verdict is None:
             return
         state = provider.live_state(attempt.requester)
+        provider.watchers.on_told(attempt.peer, state, swarm.clock.now_us)
         if isinstance(verdict, Refused):
             swarm.costs.messages["refuse"] += 1
-            provider.watchers.on_told(str(attempt.requester), state, swarm.clock.now_us)
             self._tell(attempt, self._on_refused, verdict, state)
             return
         swarm.costs.messages["accept"] += 1
@@ -245,7 +245,6 @@ class Errand:
         )
         self._tell(attempt, self._on_accepted, 0 if provider.lying else verdict.wait_us, load_us, state)
         provider.go_on()
-        provider.watchers.on_told(str(attempt.requester), state, swarm.clock.now_us)
         provider.on_changed()
 
     def on_started(self, attempt: Attempt) -> None:
