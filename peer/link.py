@@ -22,6 +22,7 @@ from protocol.wire.hello import (
     Ping,
     Pong,
     StateMessage,
+    WaitMessage,
     link_message_untrusted,
 )
 
@@ -286,7 +287,7 @@ class _Link:
                     elif isinstance(message, Pong):
                         self._on_pong(message, heard_us)
                     else:
-                        self._on_state(message.state, heard_us)
+                        self._on_told(message, heard_us)
         nursery.cancel_scope.cancel()
 
     def _on_hello(self, hello: Hello, heard_us: int) -> None:
@@ -319,14 +320,18 @@ class _Link:
             elif (left_us := due_us - now_us()) > 0:
                 await trio.sleep(left_us / 1e6)
             else:
-                links._watchers.on_news(peer, state, now_us())
-                await self._send(StateMessage(state).to_value())
+                whole = links._watchers.on_news(peer, state, now_us())
+                await self._send((StateMessage(state) if whole else WaitMessage.of(state)).to_value())
         self._telling = False
 
-    def _on_state(self, state: LiveState, heard_us: int) -> None:
+    def _on_told(self, message: StateMessage | WaitMessage, heard_us: int) -> None:
         if not self._asked_to_be_told:
             raise RemoteProtocolError("live state that nobody asked for")
-        self._links._directory.on_state(self._session.peer, state, heard_us)
+        directory, peer = self._links._directory, self._session.peer
+        if isinstance(message, StateMessage):
+            directory.on_state(peer, message.state, heard_us)
+        else:
+            directory.on_wait(peer, message, heard_us)
         self._links._told.notify()
 
     def _on_pong(self, pong: Pong, heard_us: int) -> None:

@@ -17,7 +17,7 @@ from protocol.wire.advert import (
 from protocol.wire.canonical import encode
 from protocol.wire.coordinate import Coordinate
 from protocol.wire.frames import pack
-from protocol.wire.hello import Hello, LiveState, Ping, Pong, StateMessage
+from protocol.wire.hello import Hello, LiveState, Ping, Pong, StateMessage, WaitMessage
 from protocol.wire.identity import peer_id_of, public_key_of
 from protocol.wire.lookup import Find, place_of
 from protocol.wire.manifest import ADAPTER_FAMILY, FileHasher, Manifest, ManifestFile
@@ -71,6 +71,7 @@ HELLO = Hello(
     agent="nearlight/0.1.0",
 )
 STATE = LiveState(wait_us=250_000, running=1, queued=0, free_memory_mib=None, resident=(MODEL,))
+WAIT = WaitMessage.of(STATE)
 PING = Ping(number=7, sent_us=6_000_000, want_state=True, watch=True)
 PONG = Pong(number=7, heard_us=9_000_000, sent_us=9_000_050, state=STATE, watch_us=15_000_000)
 ADVERT = Advert(
@@ -173,6 +174,7 @@ VECTORS = {
     "ping": ("PING frame (section 6)", pack(PING.to_value())),
     "pong": ("PONG frame with live state (section 6)", pack(PONG.to_value())),
     "state": ("STATE frame (section 6)", pack(StateMessage(STATE).to_value())),
+    "wait": ("WAIT frame (section 6)", pack(WAIT.to_value())),
     "advert": ("advert envelope signed by the provider (section 7)", SIGNED_ADVERT.envelope.to_bytes()),
     "advert_sharded": (
         "the same with a coordinate, from a shard of 3 bits (section 7)",

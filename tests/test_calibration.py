@@ -19,9 +19,9 @@ from protocol.policy.calibration import (
 S = 1_000_000
 
 
-def forecast(calibration, peer="near", p50_us=S, spread_us=S // 2, claimed_us=S):
+def forecast(calibration, peer="near", p50_us=S, spread_us=S // 2, claimed_us=S, unclaimed_us=0):
     p90_us = p50_us + int(spread_us * calibration.multiple(peer))
-    return Forecast(peer, p50_us, p90_us, spread_us, claimed_us)
+    return Forecast(peer, p50_us, p90_us, spread_us, claimed_us, unclaimed_us)
 
 
 TIMES = {
@@ -65,14 +65,16 @@ def test_what_held_is_counted():
     calibration = Calibration()
     assert calibration.held() is None
     for took_us in (S // 2, S + 1, 9 * S):
-        calibration.on_picture(Forecast("near", S, 2 * S, S, S // 2), took_us)
+        calibration.on_picture(Forecast("near", S, 2 * S, S, S // 2, S // 4), took_us)
     held = calibration.held()
     assert (held.pictures, held.within_p50, held.within_p90) == (3, 1 / 3, 2 / 3)
     assert held.loss_us == pytest.approx((0.1 * 1.5 * S + 0.1 * (S - 1) + 0.9 * 7 * S) / 3)
     assert held.claims_loss_us == pytest.approx((0 + 0.9 * (S / 2 + 1) + 0.9 * 8.5 * S) / 3)
+    assert held.claims_and_ways_loss_us == pytest.approx((0.1 * S / 4 + 0.9 * (S / 4 + 1) + 0.9 * 8.25 * S) / 3)
     assert held.sentence() == (
         "33% of 3 pictures came within their p50 and 67% within their p90; "
-        "the p90's loss is 81% of that of the providers' own claims."
+        "the p90's loss is 81% of that of the providers' own claims, "
+        "85% where the ways to them are added as they were measured."
     )
 
 
@@ -95,5 +97,5 @@ def test_whatever_comes_the_multiple_stays_in_its_bounds(pictures):
     calibration = Calibration()
     assert calibration.multiple("near") == FIRST_MULTIPLE
     for p90_us, took_us in pictures:
-        calibration.on_picture(Forecast("near", 0, p90_us, 1, 0), took_us)
+        calibration.on_picture(Forecast("near", 0, p90_us, 1, 0, 0), took_us)
         assert 0 <= calibration.multiple("near") <= 2 * MOST_MULTIPLE

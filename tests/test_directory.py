@@ -9,6 +9,7 @@ from protocol.policy.directory import EXCUSE_LASTS_US, PENALTY_HALVES_US, PENALT
 from protocol.policy.rtt import Rtt
 from protocol.wire.advert import MAX_SYNC_KNOWN, SignedAdvert, known_untrusted, sync_request
 from protocol.wire.frames import FrameReader, pack
+from protocol.wire.hello import WaitMessage
 from protocol.wire.identity import peer_id_of, public_key_of
 
 from .truth import advert, live
@@ -142,6 +143,19 @@ def test_measurements_and_states_join_the_advert():
     candidate = only(directory, 400)
     assert candidate.rtt == directory.rtt(peer(NEAR)) == Rtt(5000, 0, 1)
     assert (candidate.state, candidate.state_age_us, candidate.connected) == (live(wait_us=7), 300, True)
+
+
+def test_a_wait_alone_leaves_the_rest_of_a_state_and_is_nothing_without_one():
+    directory = known(signed())
+    wait = WaitMessage(wait_us=9, running=2, queued=1)
+    directory.on_wait(peer(NEAR), wait, 50)
+    directory.on_wait("stranger", wait, 50)
+    assert only(directory, 60).state is None
+    directory.on_state(peer(NEAR), live(wait_us=7), 100)
+    directory.on_wait(peer(NEAR), wait, 200)
+    candidate = only(directory, 400)
+    assert candidate.state == replace(live(wait_us=9), running=2, queued=1)
+    assert candidate.state_age_us == 200
 
 
 def test_ones_own_device_is_as_busy_as_it_says_whenever_it_is_a_candidate():

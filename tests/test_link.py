@@ -10,7 +10,7 @@ from protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolErr
 from protocol.policy.attention import ACTIVE_FOR_US, IDLE_EVERY_US, LIKELY_EVERY_US, WATCHED_EVERY_US
 from protocol.policy.watching import NEWS_US, WATCHED_FOR_US
 from protocol.wire.frames import pack
-from protocol.wire.hello import LiveState, StateMessage
+from protocol.wire.hello import LiveState, StateMessage, WaitMessage
 
 from .truth import statement
 from .world import now_us
@@ -96,11 +96,12 @@ async def test_who_is_watched_is_asked_less_often_and_as_often_as_before_when_no
     assert alice.links.state_due_us(near.id, now_us()) >= now_us() + IDLE_EVERY_US - 10_000
 
 
-async def test_state_that_nobody_asked_for_ends_the_link(autojump_clock, alice, near):
+@pytest.mark.parametrize("message", [StateMessage(LiveState(0, 0, 0, None, ())), WaitMessage(0, 0, 0)])
+async def test_state_that_nobody_asked_for_ends_the_link(autojump_clock, alice, near, message):
     stream = await near.host.open_stream(alice.id, PROTOCOL)
     hello = near.links._hello(0)
-    for message in (hello, StateMessage(LiveState(0, 0, 0, None, ()))):
-        await stream.send_all(pack(message.to_value()))
+    for value in (hello.to_value(), message.to_value()):
+        await stream.send_all(pack(value))
     await trio.sleep(1)
     ((who, _, error),) = alice.host.errors
     assert who == near.id

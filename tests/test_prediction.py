@@ -12,6 +12,7 @@ from protocol.policy.prediction import (
     UNKNOWN_RTT_US,
     Constraint,
     Exclusion,
+    claimed_us,
     predict,
     predict_own,
     promised_load_us,
@@ -233,6 +234,17 @@ def test_a_claim_that_is_not_contradicted_counts_as_two_observations():
         assert found["fixed"] == 50_000
         steps_us.append(found["step"] // 20)
     assert steps_us == [46_666, 50_000, 52_000, 53_333, 53_333, 53_333]
+
+
+def test_a_claim_is_the_providers_own_word_and_says_nothing_of_the_way():
+    book = SpeedBook()
+    book.on_render("near", statement(), step_us=60_000, fixed_us=50_000)
+    asked = candidate(
+        rtt_us=20_000, connected=False, speeds=book.of("near"), state=live(wait_us=S), late_us=S, mean_wait_us=S
+    )
+    assert claimed_us(asked, statement()) == S + 50_000 + 20 * 40_000
+    told = predict(asked, statement(), 0)
+    assert told.unclaimed_us == sum(dict(told.spans)[name] for name in ("dial", "offer", "transfer"))
 
 
 @pytest.mark.parametrize(

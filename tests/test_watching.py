@@ -63,6 +63,16 @@ def test_what_was_told_by_another_message_is_told():
     assert watchers.due_us("a", state(0), 10) == 10
 
 
+def test_the_wait_alone_is_told_where_it_knows_what_is_loaded():
+    other = bytes([1] * 32)
+    watchers = watched(0, MODEL, other)
+    assert not watchers.on_news("a", state(S, other, MODEL), 0)
+    assert watchers.on_news("a", state(S, MODEL), 0)
+    assert not watchers.on_news("a", state(0, MODEL), 0)
+    watchers.on_told("a", state(0, other), 0)  # in an answer
+    assert not watchers.on_news("a", state(S, other), 0)
+
+
 def test_a_watch_ends_unless_it_is_renewed_and_with_the_connection():
     watchers = watched()
     assert watchers.watches("a", WATCHED_FOR_US - 1)
@@ -102,7 +112,8 @@ def test_beyond_so_many_at_once_each_is_told_in_its_turn():
         watchers.on_asked(f"{number}", state(0), 0)
     assert watchers.due_us("a", state(S), 0) == 10 * S // TOLD_PER_S
     # Later there is room again.
-    assert watchers.due_us("a", state(S), S // TOLD_PER_S) == S // TOLD_PER_S
+    later_us = -(-S // TOLD_PER_S)
+    assert watchers.due_us("a", state(S), later_us) == later_us
 
 
 @given(

@@ -73,6 +73,7 @@ SIGNED = {  # name: bytes, parser, domain
 VALUES = {  # of every map that a parser reads
     "hello": (samples.HELLO.to_value()[1], Hello.from_untrusted),
     "state": (samples.STATE.to_value(), LiveState.from_untrusted),
+    "wait": (samples.WAIT.to_value()[1], lambda body: link_message_untrusted(["wait", body])),
     "ping": (samples.PING.to_value()[1], lambda body: link_message_untrusted(["ping", body])),
     "pong": (samples.PONG.to_value()[1], lambda body: link_message_untrusted(["pong", body])),
     "advert": (samples.ADVERT.to_value(), Advert.from_untrusted),

@@ -27,7 +27,8 @@ class Forecast:
     p50_us: int
     p90_us: int
     spread_us: int
-    claimed_us: int  # by its provider's own word, with the ways as they were measured
+    claimed_us: int  # by its provider's own word
+    unclaimed_us: int  # of what is predicted: of what no provider tells, such as the ways to it
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Held:
     within_p90: float
     loss_us: float
     claims_loss_us: float  # had the providers' claims been taken for the p90
+    claims_and_ways_loss_us: float  # and what they do not tell been added as it was measured
 
     def sentence(self) -> str:
         said = (
@@ -58,6 +60,9 @@ class Held:
         )
         if self.claims_loss_us:
             said += f"; the p90's loss is {self.loss_us / self.claims_loss_us:.0%} of that of the providers' own claims"
+        if self.claims_and_ways_loss_us:
+            share = self.loss_us / self.claims_and_ways_loss_us
+            said += f", {share:.0%} where the ways to them are added as they were measured"
         return f"{said}."
 
 
@@ -68,7 +73,7 @@ class Calibration:
         self._all = _Multiple(FIRST_MULTIPLE)
         self._peers: OrderedDict[str, _Multiple] = OrderedDict()
         self._pictures = self._within_p50 = self._within_p90 = 0
-        self._loss_us = self._claims_loss_us = 0.0
+        self._loss_us = self._claims_loss_us = self._claims_and_ways_loss_us = 0.0
 
     def multiple(self, peer: str) -> float:
         """Of the spread: within so much beyond the p50 nine pictures of ten are there.  Never negative."""
@@ -90,6 +95,7 @@ class Calibration:
         self._within_p90 += not late
         self._loss_us += pinball_us(forecast.p90_us, took_us)
         self._claims_loss_us += pinball_us(forecast.claimed_us, took_us)
+        self._claims_and_ways_loss_us += pinball_us(forecast.claimed_us + forecast.unclaimed_us, took_us)
 
     def held(self) -> Held | None:
         """None before the first picture."""
@@ -102,6 +108,7 @@ class Calibration:
             self._within_p90 / count,
             self._loss_us / count,
             self._claims_loss_us / count,
+            self._claims_and_ways_loss_us / count,
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from ..wire.advert import MAX_SYNC_ADVERTS, MAX_SYNC_KNOWN, Advert, SignedAdvert
 from ..wire.envelope import Envelope
-from ..wire.hello import LiveState
+from ..wire.hello import LiveState, WaitMessage
 from .calibration import Calibration
 from .given import Given
 from .names import short
@@ -131,6 +131,12 @@ class Directory:
                 state.wait_us, state.running + state.queued, _spoken_us(known), now_us
             )
             known.waits.on_told(state.wait_us - mine_us, now_us, watched=known.watched(now_us))
+
+    def on_wait(self, peer: str, wait: WaitMessage, now_us: int) -> None:
+        """Only that of its live state has changed.  Of a peer whose live state is not known, nothing is kept."""
+        known = self._peers.get(peer)
+        if known is not None and known.state is not None:
+            self.on_state(peer, wait.changed(known.state), now_us)
 
     def on_watched(self, peer: str, until_us: int) -> None:
         """Until then it tells at once when its live state is no longer what it told."""

@@ -36,6 +36,8 @@ SMALLEST_SHARE = 16  # a step has costs of its own: the 24 MB reference model ta
 PNG_BYTES_PER_TEN_PIXELS = 19  # a photograph-like 512 px PNG is 489 kB
 MAX_UTF8_BYTES = 4  # of one character
 
+UNCLAIMED = ("dial", "offer", "load_adapter", "transfer")  # spans of a prediction
+
 # Shares of a term that may be wrong, in percent.  Of a speed, whether observed or claimed: else the peer one knows would
 # beat its equal who is nearer.
 SPEED_UNCERTAIN_PERCENT = 10
@@ -92,6 +94,11 @@ class Prediction(NamedTuple):
     uncertain_us: int  # by how much the total may be wrong for what is not known of this peer: chance decides
     spread_us: int  # how much such predictions differ from what came of them
     margin_us: int  # so much of it that nine of ten are there by then
+
+    @property
+    def unclaimed_us(self) -> int:
+        """Of what no provider tells."""
+        return sum(us for name, us in self.spans if name in UNCLAIMED)
 
     @property
     def p90_us(self) -> int:
@@ -178,24 +185,14 @@ def predict(
     )
 
 
-def claimed_us(candidate: Candidate, statement: Statement, prediction: Prediction) -> int:
-    """What `prediction` would have been by the provider's own word for its wait, its loading and its speed."""
-    us = dict(prediction.spans)
+def claimed_us(candidate: Candidate, statement: Statement) -> int:
+    """When the picture would be drawn by the provider's own word for its wait, its loading and its speed."""
     bare = candidate._replace(speeds=None, mean_wait_us=0, late_us=0, state_age_us=0)
     model = next(model for model in candidate.advert.models if model.id == statement.model)
     step_us, fixed_us, _ = _speed(bare, model, statement)
     told_us = candidate.state.wait_us if candidate.state else 0
     load_us, _ = _load(bare, model)
-    return (
-        us["dial"]
-        + us["offer"]
-        + told_us
-        + load_us
-        + us.get("load_adapter", 0)
-        + fixed_us
-        + step_us * statement.steps
-        + us["transfer"]
-    )
+    return told_us + load_us + fixed_us + step_us * statement.steps
 
 
 def unclaimed_step_us(candidate: Candidate, statement: Statement) -> int:

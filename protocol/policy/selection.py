@@ -174,7 +174,8 @@ def plan(
             predicted.total_us,
             predicted.p90_us,
             predicted.spread_us,
-            claimed_us(first, statement, predicted),
+            claimed_us(first, statement),
+            predicted.unclaimed_us,
         ),
         patience=_patience(ranked[0], first, statement),
     )

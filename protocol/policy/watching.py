@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from ..wire.hello import LiveState
 
-WATCHED_FOR_US = 15_000_000  # from each ping that asks for it
+WATCHED_FOR_US = 10_000_000  # from each ping that asks for it
 MAX_WATCHERS = 64
 # A wait that differs by less, or by a smaller part of the longer one, is what was expected.
 NEWS_US = 100_000
 NEWS_PERCENT = 20
 # To all watchers together, beyond AT_ONCE; those for whom there is no room then are told each in its turn.
-TOLD_PER_S = 200
+TOLD_PER_S = 120
 AT_ONCE = 64
 
 
@@ -48,10 +48,12 @@ class Watchers:
         self._told[peer] = _told(state, now_us, now_us + WATCHED_FOR_US)
         return WATCHED_FOR_US
 
-    def on_news(self, peer: str, state: LiveState, now_us: int) -> None:
-        """It is told `state` unasked."""
+    def on_news(self, peer: str, state: LiveState, now_us: int) -> bool:
+        """It is told `state` unasked.  Whether it knows of other models that are resident, so that its wait is not all."""
+        told = self._told[peer]
         self._room, self._at_us = self._room_at(now_us) - 1, now_us
         self.on_told(peer, state, now_us)
+        return told.resident != self._told[peer].resident
 
     def on_told(self, peer: str, state: LiveState, now_us: int) -> None:
         """It is told `state` by another message."""

@@ -5,7 +5,7 @@
 Times are microseconds of the sender's monotonic clock since an epoch that it draws at random for every connection.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from ..errors import MalformedMessage
@@ -153,7 +153,30 @@ class StateMessage:
         return ["state", self.state.to_value()]
 
 
-def link_message_untrusted(value: Value) -> Hello | Ping | Pong | StateMessage:
+@dataclass(frozen=True)
+class WaitMessage:
+    """Of live state that was told before, what is no longer so: a third of the bytes of the whole of it."""
+
+    wait_us: int
+    running: int
+    queued: int
+
+    @classmethod
+    def of(cls, state: LiveState) -> Self:
+        return cls(state.wait_us, state.running, state.queued)
+
+    def to_value(self) -> Value:
+        return ["wait", {"wait_us": self.wait_us, "running": self.running, "queued": self.queued}]
+
+    def changed(self, state: LiveState) -> LiveState:
+        """What `state` is now."""
+        return replace(state, wait_us=self.wait_us, running=self.running, queued=self.queued)
+
+
+LinkMessage = Hello | Ping | Pong | StateMessage | WaitMessage
+
+
+def link_message_untrusted(value: Value) -> LinkMessage:
     """One message of the link stream."""
     match value:
         case ["hello", body]:
@@ -181,6 +204,15 @@ def link_message_untrusted(value: Value) -> Hello | Ping | Pong | StateMessage:
             return pong
         case ["state", body]:
             return StateMessage(LiveState.from_untrusted(body))
+        case ["wait", body]:
+            fields = Fields(body, "wait")
+            wait = WaitMessage(
+                wait_us=fields.integer("wait_us", 0, MAX_US),
+                running=fields.integer("running", 0, U32),
+                queued=fields.integer("queued", 0, U32),
+            )
+            fields.end()
+            return wait
     raise MalformedMessage("not a link message")
 
 

@@ -3,9 +3,19 @@
 import json
 import shutil
 import sys
+from typing import Any
 
 import trio
 
+from testnet.simulation.costs import (
+    DIAL_BYTES,
+    DIAL_CPU_S,
+    EXCHANGE_BYTES,
+    EXCHANGE_CPU_S,
+    HEAR_CPU_S,
+    TELL_CPU_S,
+    WAIT_BYTES,
+)
 from testnet.swarm import SwarmConfig, swarm
 
 from .child import ROOT
@@ -15,6 +25,7 @@ PEERS = 5
 MAX_KNOWN_S = 6.0
 MAX_CORE_PERCENT = 1.0
 MAX_KB_PER_S = 5.0
+CPU_ALLOWANCE = 1.5  # times what is counted: machines differ
 STARTS = 5  # of a swarm: each takes some ten seconds
 
 
@@ -31,14 +42,7 @@ async def known(runs: int) -> list[Figure]:
 
 
 async def idle(runs: int) -> list[Figure]:
-    """Measured in a network namespace of its own where there may be one, so that loopback carries nothing else."""
-    alone = await _can_be_alone()
-    command = [sys.executable, "-m", "scripts.benchmarks.idle"]
-    if alone:
-        command = ["unshare", "--net", "--map-root-user", *command, "--alone"]
-    done = await trio.run_process(command, cwd=ROOT, capture_stdout=True)
-    seen = json.loads(done.stdout.splitlines()[-1])
-    details = {**seen, "loopback": "its own" if alone else "shared: others' bytes are counted too"}
+    seen = await _alone("scripts.benchmarks.idle")
     return [
         Figure(
             "idle_cpu",
@@ -48,7 +52,7 @@ async def idle(runs: int) -> list[Figure]:
             len(seen["core_percent"]),
             at_most=MAX_CORE_PERCENT,
             each=seen["core_percent"],
-            details=details,
+            details=seen,
         ),
         Figure(
             "idle_network",
@@ -57,9 +61,50 @@ async def idle(runs: int) -> list[Figure]:
             "kB/s",
             PEERS,
             at_most=MAX_KB_PER_S,
-            details=details,
+            details=seen,
         ),
     ]
+
+
+async def contact(runs: int) -> list[Figure]:
+    """What `testnet control` and `testnet simulate` count for it, and what it is here."""
+    seen = await _alone("scripts.benchmarks.contact", str(runs))
+    figures = []
+    for kind, says, bytes_, provider_s, asker_s in (
+        ("asked", "a ping with live state in its answer", EXCHANGE_BYTES, EXCHANGE_CPU_S, EXCHANGE_CPU_S),
+        ("told", "a wait told unasked", WAIT_BYTES, TELL_CPU_S, HEAR_CPU_S),
+        ("dialled", "a connection, with its first pings", DIAL_BYTES, DIAL_CPU_S, DIAL_CPU_S),
+    ):
+        each = {name: [turn[name] for turn in seen[kind]] for name in seen[kind][0]}
+        figures += [
+            Figure.median_of(f"{kind}_bytes", f"{says}, on the wire", each["bytes"], "B", at_most=bytes_),
+            Figure.median_of(
+                f"{kind}_provider",
+                f"{says}: of a core of who is asked",
+                each["provider_cpu_ms"],
+                "ms",
+                at_most=CPU_ALLOWANCE * 1e3 * provider_s,
+            ),
+            Figure.median_of(
+                f"{kind}_asker",
+                f"{says}: of a core of who asks",
+                each["asker_cpu_ms"],
+                "ms",
+                at_most=CPU_ALLOWANCE * 1e3 * asker_s,
+            ),
+        ]
+    return figures
+
+
+async def _alone(module: str, *arguments: str) -> dict[str, Any]:
+    """What it prints: in a network namespace of its own, where there may be one, so that loopback carries nothing else."""
+    alone = await _can_be_alone()
+    command = [sys.executable, "-m", module, *arguments]
+    if alone:
+        command = ["unshare", "--net", "--map-root-user", *command, "--alone"]
+    done = await trio.run_process(command, cwd=ROOT, capture_stdout=True)
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**seen, "loopback": "its own" if alone else "shared: others' bytes are counted too"}
 
 
 async def _can_be_alone() -> bool:

@@ -220,7 +220,8 @@ def _show(summary: dict[str, Any]) -> None:
         console.print(
             f"{PRODUCT}, predictions: {100 * held['within_p50']:.1f} % came within their p50, "
             f"{100 * held['within_p90']:.1f} % within their p90; pinball loss of the p90 {1e3 * held['loss_s']:.0f} ms,"
-            f" of the providers' claims {1e3 * held['claims_loss_s']:.0f} ms"
+            f" of the providers' claims {1e3 * held['claims_loss_s']:.0f} ms, of those and the ways to them as they"
+            f" were measured {1e3 * held['claims_and_ways_loss_s']:.0f} ms"
         )
         control = product["control"]
         console.print(f"{PRODUCT}, where the time went (mean s): {spans}")

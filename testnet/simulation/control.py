@@ -24,13 +24,15 @@ from .costs import (
     ADVERT_CPU_S,
     DIAL_BYTES,
     DIAL_CPU_S,
+    EXCHANGE_BYTES,
     EXCHANGE_CPU_S,
     FOUND_CPU_S,
-    PING_BYTES,
+    HEAR_CPU_S,
+    IN_STATE_BYTES,
     PLAN_CPU_S,
-    PONG_BYTES,
     SILENT_CPU_SHARE,
-    STATE_BYTES,
+    TELL_CPU_S,
+    WAIT_BYTES,
     Costs,
 )
 
@@ -38,9 +40,7 @@ PEERS = (10, 20, 50, 100, 300, 1_000, 3_000, 10_000, 100_000)
 ADVERT_BYTES = 850  # one device, one model, one address, a coordinate
 # A lookup beside its adverts: the stream opened, agreed on and closed, the question, the frame.
 STREAM_BYTES = 700
-ACK_BYTES = 52  # of a PONG; a PING's rides on the PONG
 UNASKED_PER_S = 4.2  # told by a peer that is watched: `simulate` at load .6
-EXCHANGE_BYTES = PING_BYTES + PONG_BYTES + STATE_BYTES + ACK_BYTES
 # An offer with its statement and signature, the answer with live state, and their headers.
 REFUSED_BYTES = 1_900
 # Of one advert, sent and received, where ADVERT_CPU_S was measured: five peers, all connected.
@@ -96,7 +96,7 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
     told = 2 * min(shards.GOSSIP_DEGREE, max(0, in_topic - links))
     gossip = adverts_per_s * (copies * packet_bytes + told * shards.IHAVE_BYTES)
     exchanges_per_s = 2 * connections * 1e6 / attention.IDLE_EVERY_US  # we ask them, and they us
-    pings = exchanges_per_s * (PING_BYTES + PONG_BYTES + ACK_BYTES)
+    pings = exchanges_per_s * (EXCHANGE_BYTES - IN_STATE_BYTES)
     looked, looks_per_s = (
         _lookups(connections - in_topic, pace.lifetime_s, advert_bytes) if bits else (0.0, 0.0)
     )
@@ -108,8 +108,8 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
     )
     likely = min(connections, attention.LIKELY)
     others_per_s = attention.OTHERS_PER_S if connections > attention.LIKELY else 0
-    told_per_s = likely * UNASKED_PER_S / 2  # one message, where an exchange is two
-    asked_per_s = likely * 1e6 / attention.WATCHED_EVERY_US + others_per_s + told_per_s
+    told_per_s = likely * UNASKED_PER_S
+    asked_per_s = likely * 1e6 / attention.WATCHED_EVERY_US + others_per_s
     idle = gossip + pings + looked
     return Account(
         peers,
@@ -123,8 +123,8 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
         round(looked),
         round(idle),
         round(idle_cpu, 4),
-        round(idle + asked_per_s * EXCHANGE_BYTES),
-        round(idle_cpu + asked_per_s * EXCHANGE_CPU_S, 4),
+        round(idle + asked_per_s * EXCHANGE_BYTES + told_per_s * WAIT_BYTES),
+        round(idle_cpu + asked_per_s * EXCHANGE_CPU_S + told_per_s * HEAR_CPU_S, 4),
     )
 
 
@@ -148,7 +148,7 @@ def spent(costs: Costs, seconds: float, providers: int, requesters: int) -> dict
 
     Simulated are the providers' adverts, told in their turn and early; of those who ask, the pings, dials, lookups, plans
     and what was refused ("active"); of those who draw and ask nothing, the pings that they answer and what they refuse
-    ("asked", and "asked_most" of the one that most pings go to).
+    ("asked", and "asked_most" of the one that spends most on it).
     """
     peers = providers + requesters
     usual = account(peers)
@@ -171,14 +171,22 @@ def spent(costs: Costs, seconds: float, providers: int, requesters: int) -> dict
     refused_bytes, refused_cpu = told["refuse"] * REFUSED_BYTES, told["refuse"] * EXCHANGE_CPU_S
     ask_s, draw_s = seconds * requesters, seconds * providers
 
-    def pings(count: float, of_s: float, unasked: float) -> tuple[float, float]:
-        per_s = count / of_s - counted_per_s + unasked / of_s / 2  # one message, not two
-        return per_s * EXCHANGE_BYTES, per_s * EXCHANGE_CPU_S
+    def pings(
+        count: float, unasked: float, unasked_bytes: float, each_s: float, of_s: float
+    ) -> tuple[float, float]:
+        """`each_s`: of a core, one that was told or heard unasked."""
+        per_s = count / of_s - counted_per_s
+        return (
+            per_s * EXCHANGE_BYTES + unasked_bytes / of_s,
+            per_s * EXCHANGE_CPU_S + unasked * each_s / of_s,
+        )
 
-    ours, asked, most = (
-        pings(told["ping"], ask_s, told["state"]),
-        pings(told["ping"], draw_s, told["state"]),
-        pings(max(costs.pinged.values(), default=0), seconds, max(costs.told.values(), default=0)),
+    unasked, unasked_bytes = costs.told.total(), costs.told_bytes.total()
+    ours = pings(told["ping"], unasked, unasked_bytes, HEAR_CPU_S, ask_s)
+    asked = pings(told["ping"], unasked, unasked_bytes, TELL_CPU_S, draw_s)
+    most = max(
+        pings(costs.pinged[each], costs.told[each], costs.told_bytes[each], TELL_CPU_S, seconds)
+        for each in range(providers)
     )
     return {
         "idle_bytes_per_s": round(idle_bytes, 1),

@@ -145,8 +145,8 @@ class Nearlight:
             if due_us > now_us:
                 again_us = due_us if again_us is None else min(again_us, due_us)
                 continue
-            provider.watchers.on_news(watcher, state, now_us)
-            self.costs.on_told(index)
+            whole = provider.watchers.on_news(watcher, state, now_us)
+            self.costs.on_told(index, whole=whole)
             way_us = self.world.round_trip_us(requester.index, index, self.dice) // 2
             self.clock.at(now_us + way_us, requester.on_told, self.names[index], state)
         if again_us is not None and not now_us < self._tells_us[index] <= again_us:

@@ -120,6 +120,7 @@ class Ledger:
             "within_p90": found.within_p90,
             "loss_s": found.loss_us / 1e6,
             "claims_loss_s": found.claims_loss_us / 1e6,
+            "claims_and_ways_loss_s": found.claims_and_ways_loss_us / 1e6,
         }
 
     def _by_link(self, first: int, last: int) -> dict[str, tuple[float, ...]]:
