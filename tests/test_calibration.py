@@ -70,7 +70,9 @@ def test_what_held_is_counted():
     assert (held.pictures, held.within_p50, held.within_p90) == (3, 1 / 3, 2 / 3)
     assert held.loss_us == pytest.approx((0.1 * 1.5 * S + 0.1 * (S - 1) + 0.9 * 7 * S) / 3)
     assert held.claims_loss_us == pytest.approx((0 + 0.9 * (S / 2 + 1) + 0.9 * 8.5 * S) / 3)
-    assert held.claims_and_ways_loss_us == pytest.approx((0.1 * S / 4 + 0.9 * (S / 4 + 1) + 0.9 * 8.25 * S) / 3)
+    assert held.claims_and_ways_loss_us == pytest.approx(
+        (0.1 * S / 4 + 0.9 * (S / 4 + 1) + 0.9 * 8.25 * S) / 3
+    )
     assert held.sentence() == (
         "33% of 3 pictures came within their p50 and 67% within their p90; "
         "the p90's loss is 81% of that of the providers' own claims, "

@@ -240,7 +240,12 @@ def test_a_claim_is_the_providers_own_word_and_says_nothing_of_the_way():
     book = SpeedBook()
     book.on_render("near", statement(), step_us=60_000, fixed_us=50_000)
     asked = candidate(
-        rtt_us=20_000, connected=False, speeds=book.of("near"), state=live(wait_us=S), late_us=S, mean_wait_us=S
+        rtt_us=20_000,
+        connected=False,
+        speeds=book.of("near"),
+        state=live(wait_us=S),
+        late_us=S,
+        mean_wait_us=S,
     )
     assert claimed_us(asked, statement()) == S + 50_000 + 20 * 40_000
     told = predict(asked, statement(), 0)
