@@ -189,6 +189,11 @@ class Links:
         """Whether `peer` is asked to tell unasked."""
         return self._attention.watches(peer, now_us())
 
+    def on_watched(self, peer: str, watch_us: int, asked_us: int) -> None:
+        """It was asked at `asked_us` to tell unasked, and will for so long from then."""
+        self._attention.on_watched(peer, watch_us)
+        self._directory.on_watched(peer, asked_us + watch_us)
+
     def state_due_us(self, peer: str, asked_us: int) -> int:
         """When a peer that was last asked for its live state at `asked_us` is asked again."""
         if peer in self._looked_at:
@@ -255,7 +260,9 @@ class _Link:
         self._stream = stream
         self._session = session
         self._links = links
-        self._unanswered: dict[int, int] = {}  # ping number -> when it was sent
+        self._unanswered: dict[
+            int, tuple[int, bool]
+        ] = {}  # ping number -> when it was sent, and whether to watch
         self._number = 0
         self._sending = trio.Lock()
         self._asked_to_be_told = False
@@ -335,24 +342,25 @@ class _Link:
         self._links._told.notify()
 
     def _on_pong(self, pong: Pong, heard_us: int) -> None:
-        sent_us = self._unanswered.pop(pong.number, None)
-        if sent_us is None:
+        asked = self._unanswered.pop(pong.number, None)
+        if asked is None:
             raise RemoteProtocolError("a pong without a ping")
+        sent_us, watch = asked
         self._session.on_exchange(sent_us, pong.heard_us, pong.sent_us, heard_us)
         directory, peer = self._links._directory, self._session.peer
         # Its word on how long it held the ping is not taken.
         directory.on_rtt(peer, heard_us - sent_us, heard_us)
         if pong.state is not None:
             directory.on_state(peer, pong.state, heard_us)
-            if pong.watch_us and self._asked_to_be_told:
-                directory.on_watched(peer, sent_us + pong.watch_us)
+            if watch:
+                self._links.on_watched(peer, pong.watch_us, sent_us)
             self._links._told.notify()
         self._links._on_measured(peer)
 
     async def _ping(self) -> None:
         while True:
             now = now_us()
-            if any(now - sent_us > LOST_AFTER_S_US for sent_us in self._unanswered.values()):
+            if any(now - sent_us > LOST_AFTER_S_US for sent_us, _ in self._unanswered.values()):
                 with trio.CancelScope(shield=True):
                     await self._links._host.disconnect(self._session.peer)
                 return
@@ -361,7 +369,7 @@ class _Link:
             self._links._looked_at.discard(peer)
             self._asked_to_be_told |= watch
             self._number += 1
-            self._unanswered[self._number] = now
+            self._unanswered[self._number] = now, watch
             first = self._number <= BURST
             want_state = first or looked_at or self._links._active
             await self._send(Ping(self._number, self._session.clock_us(now), want_state, watch).to_value())

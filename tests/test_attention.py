@@ -43,6 +43,21 @@ def test_the_first_of_the_last_plans_are_asked_most_often():
     assert periods == [LIKELY_EVERY_US] * LIKELY_OF_A_PLAN + [others_us] * (20 - LIKELY_OF_A_PLAN)
 
 
+def test_who_has_too_many_watchers_is_asked_no_more_often_than_who_tells_by_itself():
+    attention = Attention()
+    attention.on_ask(0)
+    attention.on_plan(["a", "b"])
+    attention.on_watched("a", 0)
+    attention.on_watched("stranger", 0)
+    assert attention.every_us("a", 2, 1, watched=False) == WATCHED_EVERY_US
+    assert attention.every_us("b", 2, 1, watched=False) == LIKELY_EVERY_US
+    attention.on_plan(["a"])
+    assert attention.every_us("a", 2, 1, watched=False) == WATCHED_EVERY_US
+    attention.on_watched("a", 5)
+    assert attention.every_us("a", 2, 1, watched=False) == LIKELY_EVERY_US
+    assert attention.every_us("stranger", 2, 1, watched=False) == attention.every_us("c", 2, 1, watched=False)
+
+
 @given(st.lists(st.lists(st.integers(0, 999), unique=True, max_size=12), max_size=30), st.integers(1, 10_000))
 def test_what_is_asked_is_bounded_whatever_is_planned_and_however_many_there_are(plans, links):
     attention = Attention()

@@ -11,7 +11,7 @@ LIKELY_OF_A_PLAN = 4  # the first so many of a plan are likely in the next
 # To so many a stream is kept ready: with 8, p50 over the oracle was 1.27 for 1.24 at load .85.
 AHEAD_OF_A_PLAN = 24
 LIKELY_EVERY_US = 700_000
-WATCHED_EVERY_US = 5_000_000
+WATCHED_EVERY_US = 7_000_000
 OTHERS_PER_S = 3  # of all other links together
 
 # An exchange costs 540 bytes and 0.9 ms of a core (testnet/simulation/costs.py), what is told unasked half of that.  In
@@ -22,7 +22,8 @@ class Attention:
     """`now_us` never runs backwards."""
 
     def __init__(self) -> None:
-        self._likely: OrderedDict[str, None] = OrderedDict()  # used last stands last
+        # Used last stands last; whether it has too many watchers, as it said.
+        self._likely: OrderedDict[str, bool] = OrderedDict()
         self._active_until_us = -1
 
     def on_ask(self, now_us: int) -> bool:
@@ -39,7 +40,7 @@ class Attention:
         news = False
         for peer, _ in zip(ranked, range(LIKELY_OF_A_PLAN), strict=False):
             news = news or peer not in self._likely
-            self._likely[peer] = None
+            self._likely.setdefault(peer, False)
             self._likely.move_to_end(peer)
         for _ in range(len(self._likely) - LIKELY):
             self._likely.popitem(last=False)
@@ -49,12 +50,19 @@ class Attention:
         """Whether it should tell at once when its live state changes."""
         return self.active(now_us) and peer in self._likely
 
+    def on_watched(self, peer: str, watch_us: int) -> None:
+        """It will tell for so long; 0: too many watch it already."""
+        if peer in self._likely:
+            self._likely[peer] = not watch_us
+
     def every_us(self, peer: str, links: int, now_us: int, *, watched: bool) -> int:
         """How old its live state may become, with so many links in all."""
         if not self.active(now_us):
             return max(IDLE_EVERY_US, links * 1_000_000 // IDLE_PER_S)
-        if peer in self._likely:
-            return WATCHED_EVERY_US if watched else LIKELY_EVERY_US
+        crowded = self._likely.get(peer)
+        if crowded is not None:
+            # To ask it instead what it may not tell would take more of it than telling.
+            return WATCHED_EVERY_US if watched or crowded else LIKELY_EVERY_US
         return max(LIKELY_EVERY_US, (links - len(self._likely)) * 1_000_000 // OTHERS_PER_S)
 
     def due_us(

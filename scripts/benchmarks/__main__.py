@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[int], Awaitable[list[Figure]]]] = {
     "virtual_transfer": bulk.virtual_transfer,
     "plan": choice.plan_time,
     "idle": swarms.idle,
+    "idle_many": swarms.idle_many,
     "contact": swarms.contact,
     "swarm": swarms.known,
     "selection": choice.selection,

@@ -1,4 +1,4 @@
-"""Five peers that nobody asks for anything, watched for a while; prints one JSON object."""
+"""So many peers that nobody asks for anything, watched for a while; prints one JSON object."""
 
 import fcntl
 import json
@@ -11,9 +11,10 @@ import trio
 
 from testnet.swarm import SwarmConfig, swarm
 
-PEERS = 5
+READY_WITHIN_S = 30.0  # of each peer: they start side by side
 SETTLE_S = 10.0  # the exchanges of a first meeting are over
-WATCH_S = 30.0
+SETTLE_EACH_S = 1.0  # and of so many others
+WATCH_S = 60.0
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1  # netdevice(7)
 
 
@@ -34,9 +35,9 @@ def loopback_bytes() -> int:
     return int(psutil.net_io_counters(pernic=True)["lo"].bytes_recv)
 
 
-async def watch() -> None:
-    async with swarm(SwarmConfig(peers=PEERS)) as running:
-        await trio.sleep(SETTLE_S)
+async def watch(peers: int) -> None:
+    async with swarm(SwarmConfig(peers=peers, ready_within_s=READY_WITHIN_S * peers)) as running:
+        await trio.sleep(SETTLE_S + SETTLE_EACH_S * peers)
         pids = [peer.pid for peer in running.peers]
         cpu_before, bytes_before, began_s = (
             [cpu_s(pid) for pid in pids],
@@ -48,10 +49,10 @@ async def watch() -> None:
         used_s = [cpu_s(pid) - before for pid, before in zip(pids, cpu_before, strict=True)]
         moved = 2 * (loopback_bytes() - bytes_before)  # each byte leaves one peer and comes to another
     percents = [round(100 * used / took_s, 3) for used in used_s]
-    print(json.dumps({"core_percent": percents, "kb_per_s_each": round(moved / took_s / PEERS / 1000, 3)}))
+    print(json.dumps({"core_percent": percents, "kb_per_s_each": round(moved / took_s / peers / 1000, 3)}))
 
 
 if __name__ == "__main__":
     if "--alone" in sys.argv[1:]:
         raise_loopback()
-    trio.run(watch)
+    trio.run(watch, int(sys.argv[1]))

@@ -21,7 +21,7 @@ from testnet.swarm import SwarmConfig, swarm
 from .child import ROOT
 from .figures import Figure
 
-PEERS = 5
+PEERS, MANY_PEERS = 5, 50
 MAX_KNOWN_S = 6.0
 MAX_CORE_PERCENT = 1.0
 MAX_KB_PER_S = 5.0
@@ -42,11 +42,19 @@ async def known(runs: int) -> list[Figure]:
 
 
 async def idle(runs: int) -> list[Figure]:
-    seen = await _alone("scripts.benchmarks.idle")
+    return await _idle("idle", PEERS)
+
+
+async def idle_many(runs: int) -> list[Figure]:
+    return await _idle("idle_many", MANY_PEERS)
+
+
+async def _idle(name: str, peers: int) -> list[Figure]:
+    seen = await _alone("scripts.benchmarks.idle", str(peers))
     return [
         Figure(
-            "idle_cpu",
-            f"the busiest of {PEERS} idle peers, of one core",
+            f"{name}_cpu",
+            f"the busiest of {peers} idle peers, of one core",
             max(seen["core_percent"]),
             "%",
             len(seen["core_percent"]),
@@ -55,11 +63,11 @@ async def idle(runs: int) -> list[Figure]:
             details=seen,
         ),
         Figure(
-            "idle_network",
-            f"sent and received by an idle peer among {PEERS}, headers included",
+            f"{name}_network",
+            f"sent and received by an idle peer among {peers}, headers included",
             seen["kb_per_s_each"],
             "kB/s",
-            PEERS,
+            peers,
             at_most=MAX_KB_PER_S,
             details=seen,
         ),

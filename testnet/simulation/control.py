@@ -40,7 +40,7 @@ PEERS = (10, 20, 50, 100, 300, 1_000, 3_000, 10_000, 100_000)
 ADVERT_BYTES = 850  # one device, one model, one address, a coordinate
 # A lookup beside its adverts: the stream opened, agreed on and closed, the question, the frame.
 STREAM_BYTES = 700
-UNASKED_PER_S = 4.2  # told by a peer that is watched: `simulate` at load .6
+UNASKED_PER_S = 4.6  # told by a peer that is watched: `simulate` at load .85
 # An offer with its statement and signature, the answer with live state, and their headers.
 REFUSED_BYTES = 1_900
 # Of one advert, sent and received, where ADVERT_CPU_S was measured: five peers, all connected.

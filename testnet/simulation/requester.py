@@ -34,6 +34,10 @@ PING_GROUPS = 8  # links whose round trips are alike are asked in one event
 LOOKUP_ROUND_TRIPS = 2  # a stream is opened for it
 STREAM_ROUND_TRIPS = 1  # to open one on a connection: a first dial span of 212 ms at a round trip of 200 ms
 
+_Pong = tuple[
+    str, int, LiveState, int | None
+]  # from whom, the round trip, and for how long it will tell, if asked to
+
 
 class Requester:
     def __init__(self, index: int, swarm: "Nearlight", known: Sequence[int]) -> None:
@@ -242,7 +246,7 @@ class Requester:
         """Those of a group whose live state is old are asked; the farthest decides when the answers are here."""
         swarm, directory = self.swarm, self.directory
         now_us, links = swarm.clock.now_us, len(self.connected)
-        heard: list[tuple[str, int, LiveState, int]] = []
+        heard: list[_Pong] = []
         for index in group:
             peer = swarm.names[index]
             asked_us = self._asked_us.get(peer)
@@ -261,7 +265,7 @@ class Requester:
             provider = swarm.providers[index]
             state = provider.live_state(self.index)
             watches = self.attention.watches(peer, now_us)
-            watch_us = provider.watchers.on_asked(name_of(self.index), state, now_us) if watches else 0
+            watch_us = provider.watchers.on_asked(name_of(self.index), state, now_us) if watches else None
             heard.append((peer, rtt_us, state, watch_us))
         swarm.costs.messages["pong"] += len(heard)
         if heard:
@@ -274,16 +278,17 @@ class Requester:
             swarm.costs.messages["pong"] += 1
             state = provider.live_state(self.index)
             provider.watchers.on_told(name_of(self.index), state, swarm.clock.now_us)
-            heard = [(swarm.names[index], rtt_us, state, 0)]
+            heard: list[_Pong] = [(swarm.names[index], rtt_us, state, None)]
             swarm.clock.at(swarm.clock.now_us + rtt_us - rtt_us // 2, self._pongs, heard)
 
-    def _pongs(self, heard: list[tuple[str, int, LiveState, int]]) -> None:
+    def _pongs(self, heard: list[_Pong]) -> None:
         directory, now_us = self.directory, self.swarm.clock.now_us
         for peer, rtt_us, state, watch_us in heard:
             if peer in self.connected:
                 directory.on_rtt(peer, rtt_us, now_us)
                 directory.on_state(peer, state, now_us)
-                if watch_us:
+                if watch_us is not None:
+                    self.attention.on_watched(peer, watch_us)
                     directory.on_watched(peer, now_us - rtt_us + watch_us)
 
     def on_told(self, peer: str, state: LiveState) -> None:
