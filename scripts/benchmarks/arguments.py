@@ -12,7 +12,7 @@ NAMES = {
     "virtual_transfer": "the share of a long path, in virtual time",
     "plan": "choosing among 100 and 1,000 peers",
     "idle": "what an idle peer costs",
-    "idle_many": "the same among fifty: some five minutes, 5 GB of memory",
+    "idle_many": "the same among fifty: some ten minutes, 5 GB of memory",
     "contact": "what a ping, a state told unasked and a connection take",
     "swarm": "how soon five peers know each other",
     "selection": "how often the nearest of equal idle peers is chosen",

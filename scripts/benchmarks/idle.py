@@ -12,9 +12,6 @@ import trio
 from testnet.swarm import SwarmConfig, swarm
 
 READY_WITHIN_S = 30.0  # of each peer: they start side by side
-SETTLE_S = 10.0  # the exchanges of a first meeting are over
-SETTLE_EACH_S = 1.0  # and of so many others
-WATCH_S = 60.0
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1  # netdevice(7)
 
 
@@ -35,16 +32,16 @@ def loopback_bytes() -> int:
     return int(psutil.net_io_counters(pernic=True)["lo"].bytes_recv)
 
 
-async def watch(peers: int) -> None:
+async def watch(peers: int, settle_s: float, watch_s: float) -> None:
     async with swarm(SwarmConfig(peers=peers, ready_within_s=READY_WITHIN_S * peers)) as running:
-        await trio.sleep(SETTLE_S + SETTLE_EACH_S * peers)
+        await trio.sleep(settle_s)
         pids = [peer.pid for peer in running.peers]
         cpu_before, bytes_before, began_s = (
             [cpu_s(pid) for pid in pids],
             loopback_bytes(),
             trio.current_time(),
         )
-        await trio.sleep(WATCH_S)
+        await trio.sleep(watch_s)
         took_s = trio.current_time() - began_s
         used_s = [cpu_s(pid) - before for pid, before in zip(pids, cpu_before, strict=True)]
         moved = 2 * (loopback_bytes() - bytes_before)  # each byte leaves one peer and comes to another
@@ -55,4 +52,4 @@ async def watch(peers: int) -> None:
 if __name__ == "__main__":
     if "--alone" in sys.argv[1:]:
         raise_loopback()
-    trio.run(watch, int(sys.argv[1]))
+    trio.run(watch, int(sys.argv[1]), *map(float, sys.argv[2:4]))
