@@ -81,10 +81,9 @@ class Conversing:
         self._note("cancelled" if self._errand.job.state is State.CANCELLED else "outrun")
         self._dismissed = True
         self._reading.deadline = trio.current_time() + DISMISSED_S
-        attempt, now = self.attempt, now_us()
-        if attempt.started_us is None and self._errand.job.late_us(attempt.number, now):
-            self._learn_start(now)  # so late at least
-        self._means.directory.on_ended(attempt.choice.peer, attempt.id, now)
+        now = now_us()
+        self._learn_no_start(now)
+        self._means.directory.on_ended(self.attempt.choice.peer, self.attempt.id, now)
 
     async def say_cancel(self) -> None:
         """If that still means anything: nothing was offered, or it was said before, or all is over."""
@@ -115,7 +114,9 @@ class Conversing:
         if attempt.number in job.under_way:  # it may come back
             self._means.directory.on_ended(attempt.choice.peer, attempt.id, now_us())
         else:
-            self._on_end(now_us())
+            now = now_us()
+            self._learn_no_start(now)
+            self._on_end(now)
         self._errand.carry_out(actions)
 
     # lines, and the first word on them
@@ -222,7 +223,9 @@ class Conversing:
                 case Accept():
                     self._on_accept(message, line, now, resumed=resumed)
                     if not resumed and attempt.promised_us is not None:
-                        tell(job.on_accepted(number, now + attempt.promised_us))
+                        start_us = now + attempt.promised_us
+                        directory.on_accepted(peer, attempt.id, start_us)
+                        tell(job.on_accepted(number, start_us))
                     if not self._dismissed:
                         self._errand.on_accepted(attempt)
                 case Refuse() if resumed:
@@ -234,8 +237,12 @@ class Conversing:
                     if message.state is not None:
                         directory.on_state(peer, message.state, now)
                         if busy and attempt.offer is not None:
-                            max_wait_us = attempt.offer.offer.max_wait_us
-                            directory.on_refused(peer, max_wait_us=max_wait_us, now_us=now)
+                            directory.on_refused(
+                                peer,
+                                max_wait_us=attempt.offer.offer.max_wait_us,
+                                busy_us=attempt.choice.busy_us,
+                                now_us=now,
+                            )
                     attempt.leg.add_heard("offer", self._left_us, talk.heard_us, now, observer=own)
                     attempt.leg.spanned_us = now
                     self._note("refused", message.sentence)
@@ -311,6 +318,18 @@ class Conversing:
                 promised_us=promised_us,
                 took_us=now - attempt.accepted_us,
                 now_us=now,
+            )
+
+    def _learn_no_start(self, now: int) -> None:
+        """It is no longer waited for: where it is later than it promised, it would have been later still; once."""
+        attempt = self.attempt
+        if attempt.promised_us is None or attempt.accepted_us is None:
+            return
+        promised_us, took_us = attempt.promised_us, now - attempt.accepted_us
+        attempt.promised_us = None
+        if took_us > promised_us:
+            self._means.directory.on_no_start(
+                attempt.choice.peer, promised_us=promised_us, took_us=took_us, now_us=now
             )
 
     async def _on_receipt(self, message: ReceiptMessage, line: Line, read_us: int, *, resumed: bool) -> None:

@@ -327,3 +327,21 @@ def test_a_request_of_a_full_directory_can_be_read_and_one_beyond_it_is_never_ma
 def base58(number):
     """As long as any peer id."""
     return f"12D3KooW{number:044d}"
+
+
+def test_a_peer_at_which_ones_own_task_should_have_begun_is_as_late_for_the_next():
+    directory = known(signed())
+    directory.on_offered(peer(NEAR), b"1", 5, 0)
+    directory.on_accepted(peer(NEAR), b"1", S)
+    assert [only(directory, now_us).late_us for now_us in (S, 3 * S)] == [0, 2 * S]
+    directory.on_no_start(peer(NEAR), promised_us=S, took_us=3 * S, now_us=3 * S)
+    directory.on_ended(peer(NEAR), b"1", 3 * S)
+    assert only(directory, 3 * S).late_us == S  # half of it, as with a first start
+
+
+@pytest.mark.parametrize(("max_wait_us", "late_us"), [(3 * S, 2 * S), (None, 4 * S), (S, 0)])
+def test_a_peer_that_refuses_has_as_much_to_do_as_the_task_might_have_waited_or_takes(max_wait_us, late_us):
+    directory = known(signed())
+    directory.on_state(peer(NEAR), live(wait_us=S), 0)
+    directory.on_refused(peer(NEAR), max_wait_us=max_wait_us, busy_us=5 * S, now_us=0)
+    assert only(directory, 0).late_us == late_us

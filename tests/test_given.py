@@ -53,6 +53,17 @@ def test_who_says_it_has_nothing_was_not_told_of_ones_own_work():
     assert given.on_ended(b"0", 0) == 0
 
 
+def test_what_has_not_begun_when_it_should_have_shows_how_late_the_next_will_be():
+    given = of(S, S, S)
+    for attempt, start_by_us in ((b"0", 2 * S), (b"1", S), (b"stranger", 0)):
+        given.on_accepted(attempt, start_by_us)
+    assert [given.late_us(now_us) for now_us in (0, S, 3 * S)] == [0, 0, 2 * S]
+    given.on_start(b"1", 3 * S)
+    assert given.late_us(3 * S) == S
+    given.on_ended(b"0", 3 * S)
+    assert given.late_us(3 * S) == 0
+
+
 def test_the_tasks_are_bounded():
     assert len(of(*[1] * (MAX_TASKS + 1))) == MAX_TASKS
 

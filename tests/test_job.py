@@ -16,6 +16,7 @@ from protocol.policy.job import (
     MAX_HEDGES,
     MAX_REDIRECTS,
     MAX_RESUMES,
+    MAX_UNTAKEN,
     REFUSED_AT_MOST,
     RESUME_WITHIN_US,
     STALE_US,
@@ -428,9 +429,10 @@ def test_a_hedge_is_due_when_the_start_is_later_than_the_way_and_a_little_more()
 def test_a_hedge_is_asked_where_it_would_be_sooner_than_so_late_a_start_is_expected():
     job = offered()
     job.on_hedge_due(1, DUE_US)
-    said, offer = job.on_hedge_plan(prospect("far", start_in_us=GRACE_US - 1), DUE_US)
+    said, offer, again = job.on_hedge_plan(prospect("far", start_in_us=GRACE_US - 1), DUE_US)
     assert isinstance(said, Tell)
     assert offer == MakeOffer("far", 2, forced=False, hedge=True)
+    assert again == HedgeAt(2, DUE_US + GRACE_US - 1 + GRACE_US)  # when both are late
     assert job.under_way == (1, 2)
     assert job.hedges == 1
 
@@ -465,7 +467,7 @@ def test_busy_or_stale_alone_is_no_reason_against_a_hedge(busy, stale):
     job = offered()
     job.on_hedge_due(1, DUE_US)
     found = prospect("far", start_in_us=0, busy=busy, stale=stale)
-    assert job.on_hedge_plan(found, DUE_US)[-1] == MakeOffer("far", 2, forced=False, hedge=True)
+    assert without_words(job.on_hedge_plan(found, DUE_US)) == [MakeOffer("far", 2, forced=False, hedge=True)]
 
 
 @pytest.mark.parametrize(("first", "other"), [(1, 2), (2, 1)])
@@ -497,16 +499,54 @@ def test_of_two_attempts_one_may_end_and_the_other_is_waited_for_and_may_be_hedg
     job = hedged()
     assert job.on_refused(2, busy=True, sentence="Busy.")[-1] == HedgeAt(1, DUE_US)
     assert job.state is State.WORKING
+    assert job.hedges == 0  # nobody took it
     # Who was asked for this job and was busy is no hedge for it.
     assert job.on_hedge_due(1, DUE_US) == [PlanHedge(1, frozenset({"near", "far"}))]
     job.on_hedge_plan(prospect("middle", start_in_us=0), DUE_US)
-    penalise, said = job.on_lost(1, "the connection was lost", 0)
-    assert (penalise, type(said)) == (Penalise("near"), Tell)
-    assert job.hedges == MAX_HEDGES  # so there is no third
+    penalise, said, again = job.on_lost(1, "the connection was lost", 0)
+    assert (penalise, type(said), again) == (Penalise("near"), Tell, HedgeAt(3, DUE_US + GRACE_US))
     assert job.under_way == (3,)
-    assert job.on_accepted(3, DUE_US) == []
+    assert job.on_accepted(3, DUE_US) == [HedgeAt(3, DUE_US + GRACE_US)]
     *_, replan = job.on_failed(3, fault="provider", sentence="Out of memory.")
     assert replan == Replan(frozenset({"near", "middle"}))
+
+
+def test_where_all_that_is_under_way_is_late_one_more_is_asked_as_often_as_hedges_are_allowed():
+    job, now_us = offered(), DUE_US
+    for number in range(1, MAX_HEDGES + 1):
+        asked = frozenset({"near", *(f"late{each}" for each in range(1, number))})
+        assert job.on_hedge_due(number, now_us - 1) == []
+        assert job.on_hedge_due(number, now_us) == [PlanHedge(number, asked)]
+        again = job.on_hedge_plan(prospect(f"late{number}", start_in_us=0), now_us)[-1]
+        now_us += GRACE_US
+        assert (again == HedgeAt(number + 1, now_us)) == (number < MAX_HEDGES)
+    assert job.under_way == tuple(range(1, MAX_HEDGES + 2))
+    assert job.on_hedge_due(MAX_HEDGES + 1, 2 * now_us) == []
+    job.on_accepted(3, now_us)
+    cancelled = [
+        (f"late{number - 1}" if number > 1 else "near", number) for number in job.under_way if number != 3
+    ]
+    assert job.on_start(3) == [CancelAttempt(*each) for each in cancelled]
+
+
+def test_nobody_is_asked_beside_who_is_late_while_another_is_not_yet():
+    job = hedged()
+    job.on_accepted(2, 60_000_000)
+    assert job.on_hedge_due(1, 50_000_000) == []
+    assert job.on_hedge_due(2, 60_000_000 + GRACE_US) == [PlanHedge(2, frozenset({"near", "far"}))]
+
+
+def test_offers_that_nobody_took_are_no_attempts_at_drawing_it_and_are_bounded():
+    job, peers = Job(), []
+    job.start()
+    for number in range(1, MAX_UNTAKEN + 1):
+        peers.append(f"peer{number}")
+        planned(job, peers[-1])
+        actions = without_words(job.on_refused(number, busy=False, sentence="No room."))
+        if number < MAX_UNTAKEN:
+            assert actions == [Replan(frozenset(peers))]
+    assert [type(each) for each in actions] == [GiveUp]
+    assert str(MAX_UNTAKEN) in actions[0].sentence
 
 
 def test_a_refused_hedge_does_not_make_the_next_offer_forced():
@@ -541,7 +581,8 @@ def test_who_is_asked_while_a_hedge_for_another_is_planned_can_be_hedged_too():
     job.on_hedge_due(1, DUE_US)
     job.on_lost(1, "the connection was lost", 0)
     assert planned(job, "far") == [MakeOffer("far", 2, forced=False)]
-    assert job.on_hedge_plan(prospect("middle", start_in_us=0), DUE_US) == [HedgeAt(2, DUE_US)]
+    # The plan may have been for this one.
+    assert job.on_hedge_plan(prospect("far", start_in_us=0), DUE_US) == [HedgeAt(2, DUE_US)]
 
 
 def test_a_promise_that_comes_while_a_hedge_is_planned_is_waited_for():
@@ -696,9 +737,10 @@ class Swarm:
 
     def _hold(self):
         job, alive = self.job, self.job.under_way
-        assert len(alive) <= 2
-        assert len(job._attempts) == len(self.far) <= MAX_ATTEMPTS + job.hedges
+        assert len(alive) <= 1 + MAX_HEDGES
+        assert len(job._attempts) == len(self.far) <= MAX_ATTEMPTS + MAX_HEDGES + job._untaken
         assert job.hedges <= MAX_HEDGES
+        assert job._untaken <= MAX_UNTAKEN
         far = Counter(self.far[each - 1] for each in alive)
         assert far["started"] <= 1
         if far["started"] or any(self.far[each - 1] == "received" for each in set(alive) - self.away):
@@ -709,9 +751,9 @@ class Swarm:
         assert bool(alive) == (job.state is State.WORKING)
         assert job.over or alive
         assert self.finished == (job.state is State.DONE)
-        # Whoever waits alone and may be hedged has a time at which that is looked at.
-        if len(alive) == 1 and job._hedgeable(job._of(alive[0])):
-            assert alive[0] in self.due
+        # Where all are waited for and another may be asked, there is a time at which that is looked at.
+        if (following := job._next_hedge()) is not None:
+            assert self.due[following.number] == following.at_us
 
 
 def test_every_interleaving_of_two_attempts_gives_one_picture_at_most_and_leaves_nobody_at_work():

@@ -92,6 +92,14 @@ def test_lateness_is_learned_at_once_and_forgotten_and_punctuality_is_no_credit(
     assert waits.late_us(0) < 10
 
 
+def test_who_is_waited_for_no_longer_is_late_by_that_at_least_and_never_less_than_was_known():
+    waits = Waits()
+    waits.on_no_start(S, 5 * S, now_us=0)
+    assert waits.late_us(0) == 2 * S  # half of it, as with a first start
+    waits.on_no_start(S, 2 * S, now_us=0)
+    assert waits.late_us(0) == 2 * S
+
+
 def test_lateness_halves_every_minute():
     waits = Waits()
     waits.on_start(0, 8 * S, now_us=7)
@@ -115,5 +123,6 @@ def test_no_report_makes_lateness_negative_or_endless(reports):
     waits = Waits()
     for now_us, (first_us, second_us) in enumerate(reports):
         waits.on_start(first_us, second_us, now_us)
+        waits.on_no_start(second_us, first_us, now_us)
         waits.on_refused(first_us, second_us, now_us)
         assert 0 <= waits.late_us(now_us) <= MAX_LATE_US

@@ -10,8 +10,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 QUANTILE = 0.9
-# Of the spread.  In simulation at loads from .3 to .85 the multiple came to lie between .5 and 1; among peers of one building
-# above that, for all want the same.
+# Of the spread.  In simulation at loads from .3 to .85 the multiple came to lie between .5 and 1; within one building
+# above that, for all want the same peers.
 FIRST_MULTIPLE = 0.8
 # Times the multiple and one, after the first picture; divided by the root of how many there were.
 ALL_STEP, PEER_STEP = 0.12, 0.06

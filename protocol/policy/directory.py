@@ -155,6 +155,12 @@ class Directory:
             return None
         return now_us - _silent_us(known, now_us)
 
+    def on_accepted(self, peer: str, attempt: bytes, start_by_us: int) -> None:
+        """A task of one's own is to begin there by then: until it does, it shows how late that peer is."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.given.on_accepted(attempt, start_by_us)
+
     def on_start(self, peer: str, attempt: bytes, *, promised_us: int, took_us: int, now_us: int) -> None:
         """A task of one's own began there, `took_us` after it had promised to begin within `promised_us`."""
         known = self._peers.get(peer)
@@ -162,11 +168,21 @@ class Directory:
             known.given.on_start(attempt, now_us)
             known.waits.on_start(promised_us, took_us, now_us)
 
-    def on_refused(self, peer: str, *, max_wait_us: int | None, now_us: int) -> None:
-        """It was too busy for a task that might have waited for so long; its state was told before this."""
+    def on_no_start(self, peer: str, *, promised_us: int, took_us: int, now_us: int) -> None:
+        """It is no longer waited for, `took_us` after it had promised to begin one within `promised_us`."""
         known = self._peers.get(peer)
-        if known is not None and known.state is not None and max_wait_us is not None:
-            known.waits.on_refused(known.state.wait_us, max_wait_us, now_us)
+        if known is not None:
+            known.waits.on_no_start(promised_us, took_us, now_us)
+
+    def on_refused(self, peer: str, *, max_wait_us: int | None, busy_us: int, now_us: int) -> None:
+        """It was too busy for a task of `busy_us` that might have waited for so long; its state was told before this.
+
+        `max_wait_us` None: for ever.  Who has no room even so has at least one such task before it.
+        """
+        known = self._peers.get(peer)
+        if known is not None and known.state is not None:
+            waits_us = busy_us if max_wait_us is None else max_wait_us
+            known.waits.on_refused(known.state.wait_us, waits_us, now_us)
 
     def on_offered(self, peer: str, attempt: bytes, busy_us: int, now_us: int) -> None:
         """One's own task went there and will occupy its renderer for `busy_us`."""
@@ -238,7 +254,7 @@ class Directory:
                     _penalty(known, now_us) if known.penalty_us else 0,
                     (note,) if note else (),
                     known.waits.mean_us,
-                    known.waits.late_us(now_us),
+                    max(known.waits.late_us(now_us), known.given.late_us(now_us) if known.given else 0),
                     multiple(peer),
                 )
             )

@@ -9,6 +9,7 @@ MAX_TASKS = 256
 class _Task:
     offered_us: int
     busy_us: int
+    start_by_us: int | None = None  # as it promised
     began_us: int | None = None
     told_us: int | None = None  # of the wait told last; None: it is not in it
     told_at_us: int = 0
@@ -29,6 +30,12 @@ class Given:
         """It will occupy the renderer for `busy_us`, loading included."""
         if len(self._tasks) < MAX_TASKS:
             self._tasks[attempt] = _Task(now_us, busy_us)
+
+    def on_accepted(self, attempt: bytes, start_by_us: int) -> None:
+        """It promised to begin by then."""
+        task = self._tasks.get(attempt)
+        if task is not None:
+            task.start_by_us = start_by_us
 
     def on_start(self, attempt: bytes, now_us: int) -> None:
         """It runs from now on; said again, nothing changes."""
@@ -66,6 +73,11 @@ class Given:
             return 0
         ran_us = 0 if task.began_us is None else max(0, now_us - max(task.began_us, task.told_at_us))
         return task.told_us - ran_us
+
+    def late_us(self, now_us: int) -> int:
+        """By how much that is later, of those that have not begun: what comes behind them begins as late at least."""
+        due = [each.start_by_us for each in self._tasks.values() if each.began_us is None]
+        return max([0, *(now_us - due_us for due_us in due if due_us is not None)])
 
     def untold_us(self, spoken_us: int, now_us: int) -> int:
         """What is left of the work given after `spoken_us`, if it runs without a pause in the order given."""

@@ -55,12 +55,13 @@ class Waits:
         self._heard_us, self._told_us = now_us, wait_us
 
     def on_start(self, promised_us: int, took_us: int, now_us: int) -> None:
-        """A task of one's own began `took_us` after a promise of `promised_us`; or has not begun by then."""
-        late_us, before_us = took_us - promised_us, self.late_us(now_us)
-        if late_us <= PUNCTUAL_US:
-            late_us = 0
-        self._starts = min(LATE_SHARE - 1, self._starts + 1)
-        self._late(before_us + (late_us - before_us) / (self._starts + 1), now_us)
+        """A task of one's own began `took_us` after a promise of `promised_us`."""
+        late_us = took_us - promised_us
+        self._learn(0 if late_us <= PUNCTUAL_US else late_us, now_us)
+
+    def on_no_start(self, promised_us: int, took_us: int, now_us: int) -> None:
+        """It had not begun by then, and is waited for no longer: it would have been later, nobody can say by how much."""
+        self._learn(max(took_us - promised_us, self.late_us(now_us)), now_us)
 
     def on_refused(self, told_us: int, max_wait_us: int, now_us: int) -> None:
         """It would not take a task that might have waited for `max_wait_us`, though it tells of a wait of `told_us`.
@@ -69,6 +70,11 @@ class Waits:
         """
         if told_us < max_wait_us:
             self._late(max(SHORT_GROWS * self.late_us(now_us), max_wait_us - told_us), now_us)
+
+    def _learn(self, late_us: int, now_us: int) -> None:
+        before_us = self.late_us(now_us)
+        self._starts = min(LATE_SHARE - 1, self._starts + 1)
+        self._late(before_us + (late_us - before_us) / (self._starts + 1), now_us)
 
     def _late(self, late_us: float, now_us: int) -> None:
         self._late_us, self._late_at_us = min(MAX_LATE_US, late_us), now_us

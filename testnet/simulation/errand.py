@@ -139,18 +139,23 @@ class Errand:
         """It was late; CANCEL is on its way, behind the offer."""
         swarm, directory, now_us = self.swarm, self.requester.directory, self.swarm.clock.now_us
         peer = swarm.names[attempt.provider]
-        if attempt.accepted and not attempt.start_heard:
-            directory.on_start(  # so late at least
-                peer,
-                attempt.id,
-                promised_us=attempt.promised_us,
-                took_us=now_us - attempt.accepted_us,
-                now_us=now_us,
-            )
+        self._learn_no_start(attempt)
         directory.on_ended(peer, attempt.id, now_us)
         swarm.costs.messages["cancel"] += 1
         at_us = max(now_us + self._round_trip_us(attempt) // 2, attempt.arrives_us)
         swarm.clock.at(at_us, swarm.providers[attempt.provider].cancel, attempt)
+
+    def _learn_no_start(self, attempt: Attempt) -> None:
+        """It is no longer waited for: so late at least."""
+        now_us = self.swarm.clock.now_us
+        took_us = now_us - attempt.accepted_us
+        if attempt.accepted and not attempt.start_heard and took_us > attempt.promised_us:
+            self.requester.directory.on_no_start(
+                self.swarm.names[attempt.provider],
+                promised_us=attempt.promised_us,
+                took_us=took_us,
+                now_us=now_us,
+            )
 
     def _replan(self, excluded: frozenset[str]) -> list[Action]:
         prospect = self._prospect(excluded)
@@ -287,7 +292,9 @@ class Errand:
         directory.on_ended(peer, attempt.id, now_us)  # it is not in the state that follows
         directory.on_state(peer, state, now_us)
         if verdict.code == "busy":
-            directory.on_refused(peer, max_wait_us=attempt.max_wait_us, now_us=now_us)
+            directory.on_refused(
+                peer, max_wait_us=attempt.max_wait_us, busy_us=attempt.choice.busy_us, now_us=now_us
+            )
         self.swarm.ledger.refusals += 1
         self._carry_out(
             self.job.on_refused(attempt.number, busy=verdict.code == "busy", sentence=verdict.sentence)
@@ -307,6 +314,7 @@ class Errand:
         self.swarm.clock.at(by_us, self._no_start, attempt)
         attempt.accepted, attempt.accepted_us = True, now_us
         attempt.promised_us = choice.start_within_us(wait_us, load_us, attempt.max_wait_us)
+        directory.on_accepted(peer, attempt.id, now_us + attempt.promised_us)
         self._carry_out(self.job.on_accepted(attempt.number, now_us + attempt.promised_us))
         self.requester.open_ahead(peer, self._round_trip_us(attempt))
         assert self.plan is not None
@@ -371,6 +379,7 @@ class Errand:
             self._carry_out(actions)
             return
         swarm.ledger.losses[what] += 1
+        self._learn_no_start(attempt)
         self.requester.directory.on_ended(swarm.names[attempt.provider], attempt.id, swarm.clock.now_us)
         # Its stream closes; what nobody follows is dropped after a while.
         orphan_us = swarm.clock.now_us + self._round_trip_us(attempt) // 2 + ORPHAN_AFTER_US
