@@ -60,11 +60,17 @@ def stops(directory, choice, now_us):
 
 def refuses(directory, choice, now_us):
     """Its queue is full; it tells of no wait."""
-    directory.on_refused(choice.peer, max_wait_us=choice.max_wait_us, now_us=now_us)
+    directory.on_refused(choice.peer, max_wait_us=choice.max_wait_us, busy_us=choice.busy_us, now_us=now_us)
+
+
+def refuses_whatever_the_wait(directory, choice, now_us):
+    """There is no room in its queue at all, though it tells of no wait."""
+    directory.on_refused(choice.peer, max_wait_us=None, busy_us=choice.busy_us, now_us=now_us)
 
 
 @pytest.mark.parametrize(
-    ("does", "jobs"), [(draws, 1), (draws_late, 1), (loads, 1), (stops, 1), (refuses, 3)]
+    ("does", "jobs"),
+    [(draws, 1), (draws_late, 1), (loads, 1), (stops, 1), (refuses, 3), (refuses_whatever_the_wait, 2)],
 )
 def test_a_lie_is_believed_for_so_many_jobs(does, jobs):
     directory, asked = swarm(), []
