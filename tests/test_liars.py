@@ -76,10 +76,8 @@ def refuses_whatever_the_wait(directory, choice, now_us):
         (loads, "LHHHHHHH"),
         (stops, "LHHHHHHH"),
         (refuses, "LLLHHHHH"),
-        (
-            refuses_whatever_the_wait,
-            "LLHHLHHH",
-        ),  # predicted alike after the second, and drawn by chance once more
+        # Predicted alike after the second, and drawn by chance once more.
+        (refuses_whatever_the_wait, "LLHHLHHH"),
     ],
 )
 def test_a_lie_is_believed_for_three_jobs_at_most(does, asked):
