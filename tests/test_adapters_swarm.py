@@ -58,6 +58,15 @@ async def test_a_picture_with_an_adapter_and_a_rung_with_one(tmp_path):
         if within_it.shape == first.shape:
             assert numpy.abs(within_it - first).mean() < numpy.abs(glass - first).mean() / 2
 
+        refined = await requester.run_cli(
+            ["render", RED, "--remote", "--json", "--seed", "7", "-o", str(tmp_path / "soon.png"),
+             "--within", within, "--refine"]
+        )  # fmt: skip
+        soon, later = map(json.loads, refined.stdout.splitlines())
+        assert (soon["steps"], later["steps"]) == (4, 12)
+        assert "rung" not in later or later["rung"] is None
+        assert (numpy.asarray(Image.open(later["image"]).convert("RGB"), dtype=int) == first).all()
+
         unknown = await requester.run_cli(["render", RED, "--adapter", "nope"])
         assert unknown.returncode == 3
         assert "there are: few-step (" in unknown.stderr

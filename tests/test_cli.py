@@ -838,6 +838,8 @@ def test_times_have_their_unit(peer, door, flag, text, us):
         (["--within", "0.0000001s"], "--within must be a time with its unit"),
         (["--within", "\u0663s"], "--within must be a time with its unit"),
         (["--within", "1s", "--deadline", "2s"], "--within gives up quality to be in time, and --deadline refuses"),
+        (["--refine"], "--refine draws what --within gave up: it goes with --within"),
+        (["--refine", "--deadline", "2s"], "it goes with --within"),
         (["--within", "1s", "--count", "2"], "--within is about one picture: it goes without --count."),
         (["--dry-run", "--size", "7"], "multiple of 8"),
     ],
@@ -903,6 +905,68 @@ def test_the_rung_that_was_taken_is_said_and_whether_it_was_in_time(peer, door):
     assert "later than within 30.0 ms, as was wanted." in " ".join(
         peer("render", "y", "--within", "30ms")[1].split()
     )
+
+
+GAVE_UP = {
+    "name": "half",
+    "given_up": "6 steps instead of 12",
+    "within_us": 300_000,
+    "sentence": "Within 300 ms: ...",
+}
+
+
+def test_what_was_given_up_is_drawn_afterwards_from_the_same_seed(peer, door, tmp_path):
+    door.events = [JOB, priced(rung=GAVE_UP), FINISHED]
+    code, out, _ = peer("render", "x", "--within", "300ms", "--cheap", "--refine", "-o", "a.png")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.endswith(".png")] == [
+        str(tmp_path / "a.png"),
+        str(tmp_path / "a-refined.png"),
+    ]
+    (_, soon), (_, later) = door.asked
+    assert soon["wishes"]["~within_us"] == 300_000
+    assert later["wishes"] == {**soon["wishes"], "~within_us": None}
+    assert (soon["seed"], later["seed"]) == (None, 7)
+    same = set(soon) - {"seed", "wishes", "~asked_us"}
+    assert {key: soon[key] for key in same} == {key: later[key] for key in same}
+    for taken in ("a.png", "a-refined.png"):
+        other = "b" + taken[1:]
+        (tmp_path / other).write_bytes(b"")
+        code, _, err = peer("render", "x", "--within", "300ms", "--refine", "-o", "b.png")
+        assert (code, len(door.asked)) == (2, 2)
+        assert f"{other} exists already; --force replaces it." in err
+        (tmp_path / other).unlink()
+
+
+@pytest.mark.parametrize("rung", [None, {**GAVE_UP, "given_up": ""}])
+def test_where_nothing_was_given_up_nothing_is_refined(peer, door, rung):
+    door.events = [JOB, priced(rung=rung), FINISHED]
+    code, out, _ = peer("render", "x", "--within", "9s", "--refine", "--json")
+    assert (code, len(door.asked), len(out.splitlines())) == (0, 1, 1)
+
+
+def test_both_pictures_have_an_object_and_the_first_stays_when_the_second_fails(peer, door, tmp_path):
+    door.events = [JOB, priced(rung=GAVE_UP), FINISHED]
+    _, out, _ = peer("render", "x", "--within", "300ms", "--refine", "--json", "-o", "c.png")
+    images = [json.loads(line)["image"] for line in out.splitlines()]
+    assert images == [str(tmp_path / "c.png"), str(tmp_path / "c-refined.png")]
+
+    class Failing(list):
+        """The second job gives nothing."""
+
+        def __iter__(self):
+            if len(door.asked) % 2 == 0:
+                raise UserError("Nobody can.", NOBODY)
+            return super().__iter__()
+
+    door.events = Failing(door.events)
+    code, out, _ = peer("render", "x", "--within", "300ms", "--refine", "--json", "-o", "d.png")
+    first, last = map(json.loads, out.splitlines())
+    assert (code, first["image"]) == (3, str(tmp_path / "d.png"))
+    assert last == {
+        "error": f"Nobody can. The picture drawn in time is {tmp_path / 'd.png'}.",
+        "exit_code": 3,
+    }
 
 
 QUOTE = {

@@ -191,6 +191,12 @@ def render(
             help="Give up steps and size until it is there in time, like 300ms, and say so.", metavar="TIME"
         ),
     ] = None,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine", help="With --within: then draws it as it was asked for, as NAME-refined.png."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say who would draw it, how soon and for what; draw nothing.")
     ] = False,
@@ -219,7 +225,12 @@ def render(
     )
     presets = [name for name, given in (("near", near), ("balanced", balanced), ("cheap", cheap)) if given]
     body |= wishes_request(
-        value_of_time=value_of_time, presets=presets, deadline=deadline, within=within, count=count
+        value_of_time=value_of_time,
+        presets=presets,
+        deadline=deadline,
+        within=within,
+        refine=refine,
+        count=count,
     )
     given = {"--join": join, "--device": device, "--network": network}
     settings = [flag for flag, value in given.items() if value]
@@ -229,11 +240,11 @@ def render(
         config = configuration(home, {"join": join, "device": device, "network": network})
         show_quote(config, body, as_json=as_json, settings=settings)
         return
-    into = destination(output, count=count, replace=force)
+    into = destination(output, count=count, replace=force, refine=refine)
     config = configuration(home, {"join": join, "device": device, "network": network})
     from .render import render as draw
 
-    draw(config, body, into, as_json=as_json, settings=settings)
+    draw(config, body, into, as_json=as_json, refine=refine, settings=settings)
 
 
 @app.command()

@@ -109,9 +109,13 @@ def wishes_request(
     presets: Sequence[str],
     deadline: str | None,
     within: str | None,
+    refine: bool,
     count: int,
 ) -> dict[str, Any]:
-    """What is added to a request about price and time: nothing where nothing was said."""
+    """What is added to a request about price and time: nothing where nothing was said.
+
+    `refine` adds nothing: it is a second request.
+    """
     said = [f"--{preset}" for preset in presets] + (["--value-of-time"] if value_of_time is not None else [])
     if len(said) > 1:
         raise UserError(
@@ -124,6 +128,11 @@ def wishes_request(
         )
     if within is not None and count > 1:
         raise UserError("--within is about one picture: it goes without --count.", WRONG_USAGE)
+    if refine and within is None:
+        raise UserError(
+            "--refine draws what --within gave up: it goes with --within, like --within 300ms --refine.",
+            WRONG_USAGE,
+        )
     wishes = {
         "~value_of_time_millionths": value if value_of_time is None else parse_value_of_time(value_of_time),
         "~deadline_us": None if deadline is None else parse_time("--deadline", deadline),

@@ -20,6 +20,14 @@ class Destination:
     count: int
     replace: bool
 
+    @property
+    def refined(self) -> "Destination":
+        """Where the same pictures go, drawn as they were asked for."""
+        if self.name is None:
+            return self
+        path = Path(self.name)
+        return Destination(self.folder, f"{path.stem}-refined{path.suffix}", self.count, self.replace)
+
     def file(self, number: int, *, seed: int, job: str) -> Path:
         """The path of picture `number`, counted from 1."""
         if self.name is None:
@@ -44,8 +52,11 @@ class Destination:
         raise AssertionError("names never run out")
 
 
-def destination(output: str | None, *, count: int, replace: bool) -> Destination:
-    """UserError where a picture could not be written in the end: the time to say so is before it is drawn."""
+def destination(output: str | None, *, count: int, replace: bool, refine: bool = False) -> Destination:
+    """UserError where a picture could not be written in the end: the time to say so is before it is drawn.
+
+    `refine`: they come twice, and then to `refined`.
+    """
     path = Path("." if output is None else output).expanduser()
     into_folder = output is None or path.is_dir() or output.endswith(os.sep)
     folder = path if into_folder else path.parent
@@ -60,9 +71,10 @@ def destination(output: str | None, *, count: int, replace: bool) -> Destination
         raise UserError(f"The picture is a PNG file: name it {path.stem}.png, not {path.name}.", WRONG_USAGE)
     found = Destination(folder, path.name if path.suffix else f"{path.name}.png", count, replace)
     if not replace:
-        for number in range(1, count + 1):
-            if os.path.lexists(file := found.file(number, seed=0, job="")):
-                raise UserError(f"{file} exists already; --force replaces it.", WRONG_USAGE)
+        for place in (found, found.refined) if refine else (found,):
+            for number in range(1, count + 1):
+                if os.path.lexists(file := place.file(number, seed=0, job="")):
+                    raise UserError(f"{file} exists already; --force replaces it.", WRONG_USAGE)
     return found
 
 

@@ -27,12 +27,36 @@ def render(
     into: Destination,
     *,
     as_json: bool,
+    refine: bool = False,
     settings: Sequence[str] = (),
 ) -> None:
     """UserError unless every picture was drawn, checked and saved; those that were are kept.
 
-    `settings`: the flags given that a running peer does not heed.
+    `refine`: what was given up to be in time is drawn afterwards, from the same seed.  `settings`: the flags given that a
+    running peer does not heed.
     """
+    run = _drawn(config, body, into, as_json=as_json, settings=settings)
+    run.finish()
+    if not (refine and run.gave_up):
+        return
+    first = run.summaries[0]
+    try:
+        _drawn(config, _as_asked(body, first["seed"]), into.refined, as_json=as_json).finish()
+    except UserError as exc:
+        raise UserError(
+            f"{exc.sentence} The picture drawn in time is {first['image']}.", exc.exit_code
+        ) from exc
+
+
+def _drawn(
+    config: "PeerConfig",
+    body: dict[str, Any],
+    into: Destination,
+    *,
+    as_json: bool,
+    settings: Sequence[str] = (),
+) -> "_Run":
+    """One job, to its end."""
     body = {**body, "~asked_us": _now_us(), "~saves": True}
     with Live(body["count"]) as live:
         run = _Run(live, into, as_json)
@@ -44,7 +68,13 @@ def render(
             run.print_object()
             kept = "1 picture is" if len(run.summaries) == 1 else f"{len(run.summaries)} pictures are"
             raise UserError(f"{exc.sentence} {kept} saved in {into.folder}.", exc.exit_code) from exc
-    run.finish()
+    return run
+
+
+def _as_asked(body: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The same picture, whenever it is there."""
+    wishes = {**body["wishes"], "~within_us": None}
+    return {**body, "seed": seed, "wishes": wishes}
 
 
 class _Run:
@@ -84,6 +114,11 @@ class _Run:
                 if self._into.count > 1:
                     self._live.say(self._numbered(event["picture"], event["sentence"]))
         return None
+
+    @property
+    def gave_up(self) -> bool:
+        """The one picture is there, with less than was asked for."""
+        return any((summary.get("rung") or {}).get("given_up") for summary in self.summaries)
 
     def finish(self) -> None:
         """The last words, when all events are there."""
