@@ -106,7 +106,7 @@ def test_the_offset_of_clocks_that_drift_stays_within_its_interval(drift_million
     assert abs(sum(known) // 2 - offset_us) <= 1_000  # paths are as long both ways: the middle is the truth
 
 
-def test_a_direct_round_trip_counts_however_much_less_another_way_says():
+def test_a_round_trip_of_ones_own_counts_however_much_less_a_third_peer_says():
     estimator = RttEstimator()
     estimator.add(5_000, 0, Way.RELAYED)
     assert estimator.estimate() == Rtt(5_000, 0, 1, Way.RELAYED)
@@ -115,6 +115,28 @@ def test_a_direct_round_trip_counts_however_much_less_another_way_says():
     estimator.add(50_000, 2, Way.DIRECT)
     estimator.add(1_000, 3, Way.RELAYED)
     assert estimator.estimate() == Rtt(50_000, 0, 1)
+
+
+def test_an_answer_bounds_the_round_trip_and_says_nothing_of_its_jitter():
+    estimator = RttEstimator()
+    for now_us, rtt_us in enumerate([50_000, 52_000, 51_000]):
+        estimator.add(rtt_us, now_us)
+    estimator.add(47_000, 3, Way.ANSWER)
+    assert estimator.estimate() == Rtt(47_000, 1_500, 3)
+    estimator.add(900_000, 4, Way.ANSWER)  # it was busy
+    assert estimator.estimate() == Rtt(47_000, 1_500, 3)
+    estimator.add(46_000, 5)
+    assert estimator.estimate() == Rtt(46_000, (2_000 + 1_000 + 5_000) // 3, 4)
+
+
+def test_an_answer_over_a_route_that_has_changed_is_forgotten_with_the_pings_of_it():
+    estimator = RttEstimator()
+    estimator.add(10_000, 0, Way.ANSWER)
+    estimator.add(90_000, WINDOW_US - 1, Way.ANSWER)
+    estimator.add(50_000, WINDOW_US)
+    assert estimator.estimate() == Rtt(10_000, 0, 1)
+    estimator.add(50_000, WINDOW_US + 1)  # no answer since then
+    assert estimator.estimate() == Rtt(50_000, 0, 2)
 
 
 def test_a_way_that_is_used_no_longer_is_forgotten():

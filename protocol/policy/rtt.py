@@ -1,7 +1,7 @@
 """Round-trip times: what a peer measured with its own clock, and what four timestamps say of the other's."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from ..errors import LocalProtocolError, RemoteProtocolError
@@ -12,18 +12,24 @@ MAX_SAMPLES = 64
 
 
 class Way(IntEnum):
-    """How a sample came about; the lowest that there is counts, however much less another says."""
+    """How a sample came about; an estimate's is the lowest that there is.
+
+    What came over a connection of one's own took no less than its round trip, whatever else is in it: the least counts.
+    """
 
     DIRECT = 0  # a ping over a connection of one's own
-    ANSWER = 1  # from an offer to its ACCEPT: some work of the other's is in it
-    RELAYED = 2  # a ping over a third peer: says little of what a connection would cost
+    ANSWER = 1  # from an offer to its ACCEPT or REFUSE on one: some work of the other's is in it
+    RELAYED = (
+        2  # a ping over a third peer: says little of what a connection would cost, and counts beside no other
+    )
 
 
 @dataclass(frozen=True)
 class Rtt:
     min_us: int  # the windowed minimum: what distance costs when nothing is in the way
-    jitter_us: int  # mean difference between successive samples (RFC 3550 section 6.4.1, over the window)
-    samples: int
+    # Mean difference between successive samples of `way` (RFC 3550 section 6.4.1, over the window).
+    jitter_us: int
+    samples: int  # of `way`
     way: Way = Way.DIRECT
 
 
@@ -42,15 +48,17 @@ class RttEstimator:
             window = self._windows[way] = _Window(way)
         window.add(rtt_us, now_us)
         if len(self._windows) > 1:
-            self._windows = {
-                of: each for of, each in self._windows.items() if each.last_us >= now_us - WINDOW_US
-            }
+            self._windows = {of: each for of, each in self._windows.items() if each.expire(now_us)}
         self._estimate = None
 
     def estimate(self) -> Rtt | None:
         """As of the last sample; None before the first."""
         if self._estimate is None and self._windows:
-            self._estimate = self._windows[min(self._windows)].estimate()
+            lowest = self._windows[min(self._windows)].estimate()
+            answers = self._windows.get(Way.ANSWER)
+            if lowest.way is Way.DIRECT and answers is not None:
+                lowest = replace(lowest, min_us=min(lowest.min_us, answers.least_us))
+            self._estimate = lowest
         return self._estimate
 
 
@@ -58,7 +66,6 @@ class _Window:
     """The samples of one way."""
 
     def __init__(self, way: Way) -> None:
-        self.last_us = 0
         self._way = way
         self._samples: deque[tuple[int, int]] = deque()  # (now_us, rtt_us)
         self._lowest: deque[tuple[int, int]] = deque()  # (number, rtt_us): those no later one is below
@@ -67,23 +74,33 @@ class _Window:
 
     def add(self, rtt_us: int, now_us: int) -> None:
         samples, lowest = self._samples, self._lowest
-        self.last_us = now_us
         if samples:
             self._changes_us += abs(rtt_us - samples[-1][1])
         samples.append((now_us, rtt_us))
-        while len(samples) > MAX_SAMPLES or samples[0][0] < now_us - WINDOW_US:
-            _, gone_us = samples.popleft()
-            self._changes_us -= abs(samples[0][1] - gone_us)
         self._number += 1
         while lowest and lowest[-1][1] >= rtt_us:
             lowest.pop()
         lowest.append((self._number, rtt_us))
-        while lowest[0][0] <= self._number - len(samples):
+        self.expire(now_us)
+
+    def expire(self, now_us: int) -> bool:
+        """Forgets what is too old; whether anything is left."""
+        samples, lowest = self._samples, self._lowest
+        while samples and (len(samples) > MAX_SAMPLES or samples[0][0] < now_us - WINDOW_US):
+            _, gone_us = samples.popleft()
+            if samples:
+                self._changes_us -= abs(samples[0][1] - gone_us)
+        while lowest and lowest[0][0] <= self._number - len(samples):
             lowest.popleft()
+        return bool(samples)
+
+    @property
+    def least_us(self) -> int:
+        return self._lowest[0][1]
 
     def estimate(self) -> Rtt:
         count = len(self._samples)
-        return Rtt(self._lowest[0][1], self._changes_us // max(1, count - 1), count, self._way)
+        return Rtt(self.least_us, self._changes_us // max(1, count - 1), count, self._way)
 
 
 def offset_interval(t1: int, t2: int, t3: int, t4: int) -> tuple[int, int]:
