@@ -219,6 +219,8 @@ class Conversing:
         while True:
             message = await talk.receive()
             now = now_us()
+            if isinstance(message, Accept | Refuse):
+                self._on_answer(message, line, now)
             match message:
                 case Accept():
                     self._on_accept(message, line, now, resumed=resumed)
@@ -291,12 +293,20 @@ class Conversing:
                 case _:
                     raise RemoteProtocolError(f"{message.KIND} is not for a requester")
 
+    def _on_answer(self, message: Accept | Refuse, line: Line, now: int) -> None:
+        """What it shows of the way and of the peer's clock.  RemoteProtocolError if that clock contradicts itself.
+
+        It counts from when it was read: the stamp of its arrival is wrong where somebody sets the wall clock.
+        """
+        peer = self.attempt.choice.peer
+        if peer != self._means.peer:
+            line.session.on_exchange(self._sent_us, message.heard_us, message.sent_us, now)
+            self._means.directory.on_rtt(peer, now - self._sent_us, now, Way.ANSWER)
+
     def _on_accept(self, message: Accept, line: Line, now: int, *, resumed: bool) -> None:
         attempt, directory, heard_us = self.attempt, self._means.directory, line.talk.heard_us
         peer, own = attempt.choice.peer, self._means.peer
         if peer != own:
-            line.session.on_exchange(self._sent_us, message.heard_us, message.sent_us, now)
-            directory.on_rtt(peer, max(0, heard_us - self._left_us), now, Way.ANSWER)
             directory.on_state(peer, message.state, now)
         self._heard_remote_us = message.heard_us
         if not resumed:
@@ -304,6 +314,8 @@ class Conversing:
             attempt.step_us, attempt.accepted_us = message.step_us, now
             most_us = attempt.offer.offer.max_wait_us if attempt.offer is not None else None
             attempt.promised_us = attempt.choice.start_within_us(message.wait_us, message.load_us, most_us)
+            if message.load_us and not self._errand.statement.adapters:  # which would be in it, too
+                attempt.loads_after_us = message.wait_us
             attempt.leg.add_heard("offer", self._left_us, heard_us, now, observer=own)
             attempt.leg.spanned_us = now
 
