@@ -52,8 +52,11 @@ def summary(node: Node, job: str, order: Order, picture: Picture) -> dict[str, A
     }
 
 
-def report(node: Node, job: str, order: Order, picture: Picture, batch: BatchRun | None) -> dict[str, Any]:
-    """Of a job whose last picture is `picture`: why that peer, and where the time went."""
+def report(
+    node: Node, job: str, order: Order, last: tuple[int, Picture], batch: BatchRun | None
+) -> dict[str, Any]:
+    """Of a job of which picture `last` was there last: why that peer, and where the time went."""
+    index, picture = last
     timeline, plan = picture.timeline, picture.plan
     if batch is not None and batch.plan is not None:
         plan = batch.plan
@@ -61,6 +64,9 @@ def report(node: Node, job: str, order: Order, picture: Picture, batch: BatchRun
     return {
         "job": job,
         "provider": picture.provider,
+        "picture": index,
+        "pictures": order.count,
+        "before_us": _before_us(picture, order),
         "adapters": adapters(node, picture.statement),
         **_course(node, order, timeline, picture.attempts),
         **_planned(node, plan),
@@ -70,7 +76,7 @@ def report(node: Node, job: str, order: Order, picture: Picture, batch: BatchRun
         "price_millionths": _price_millionths(picture),
         "value_of_time_millionths": plan.wishes.value_of_time_millionths,
         "sentences": [
-            *([plan.why()] if batch is None else batch.sentences()),
+            *([plan.why()] if batch is None else [*batch.sentences(), _shown(index, picture, order)]),
             *_compared(timeline, picture.plan, node.directory.calibration.held()),
             *_aftermath(picture, order, node),
         ],
@@ -153,6 +159,7 @@ def _course(node: Node, order: Order, timeline: Timeline, attempts: tuple[Attemp
                 "outcome": attempt.outcome,
                 "sentence": attempt.sentence,
                 "predicted_us": attempt.choice.predicted_us,
+                "spans": dict(attempt.choice.spans),
             }
             for attempt in attempts
         ],
@@ -166,6 +173,13 @@ def _planned(node: Node, plan: Plan) -> dict[str, Any]:
         "chosen": plan.ranked[0].peer,
         "exclusions": exclusions(plan, node),
     }
+
+
+def _shown(index: int, picture: Picture, order: Order) -> str:
+    """Of a batch, the one that decided how long it took."""
+    before_us = _before_us(picture, order)
+    turn = f", whose turn came after {duration(before_us)}," if before_us else ""
+    return f"Picture {index + 1} of {order.count}{turn} was there last: what follows is of it."
 
 
 def _compared(timeline: Timeline, plan: Plan, held: Held | None) -> list[str]:

@@ -168,22 +168,29 @@ class Drawing:
             while not self._saved >= self._pictures.keys():
                 await self._changed.wait()
 
+    def _there_us(self, index: int) -> int:
+        """When all was done about that picture, so far."""
+        timeline = self._pictures[index].timeline
+        return timeline.asked_us + timeline.wall_us
+
     def _record(self, created_us: int) -> JobRecord:
         """What became of it."""
-        done, failed, count = list(self._pictures.values()), self._failed, self._order.count
-        state = "done" if len(done) == count else "cancelled"
-        if failed and len(done) + len(failed) == count:
+        done, failed, count = len(self._pictures), self._failed, self._order.count
+        state = "done" if done == count else "cancelled"
+        if failed and done + len(failed) == count:
             state = "failed"
         why: dict[str, Any] = {"job": self.job, "sentences": []}
         if done:
-            why = account.report(self._node, self.job, self._order, done[-1], self._batch)
+            last = max(self._pictures, key=self._there_us)
+            picture = self._pictures[last]
+            why = account.report(self._node, self.job, self._order, (last, picture), self._batch)
         elif failed:
             why = account.failure(self._node, self.job, self._order, failed[-1])
         return JobRecord(
             self.job,
             created_us,
             state,
-            {**self._order.to_json(), "provider": done[-1].provider if done else None},
+            {**self._order.to_json(), "provider": why.get("provider")},
             outcome=failed[-1].sentence if failed else None,
             timeline=tuple(why.get("timeline", ())),
             candidates=tuple(why.get("candidates", ())),

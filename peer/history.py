@@ -20,12 +20,18 @@ def jobs(ledger: Ledger, limit: int, running: frozenset[str] = frozenset()) -> l
             else record.state,
             "model": record.request.get("model"),
             "provider": record.request.get("provider"),
-            "wall_us": record.why.get("wall_us") if isinstance(record.why, dict) else None,
+            "wall_us": _wall_us(record.why) if isinstance(record.why, dict) else None,
             "pictures": record.request.get("count", 1),
             "sentence": record.outcome,
         }
         for record in ledger.list_jobs(limit)
     ]
+
+
+def _wall_us(report: dict[str, Any]) -> int | None:
+    """Until the picture was there that was there last, which of a batch may have waited for its turn."""
+    wall_us: int | None = report.get("wall_us")
+    return None if wall_us is None else report.get("before_us", 0) + wall_us
 
 
 def why(ledger: Ledger, prefix: str | None) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 from peer.errors import JOB_FAILED, NOBODY, UserError
 from peer.renderer.client import RenderFailed
 from protocol.policy.queue import Refused
+from protocol.policy.timeline import duration
 
 from .asker import Asker
 from .test_batch import ideal_us
@@ -101,6 +102,42 @@ async def test_pictures_are_told_as_they_land_and_when_all_will_be_there(autojum
     assert landed[0] - began_us < 2 * pace_us(asker.world.peers["fast"])
     order = [body["picture"] for body in asker.told("picture")]
     assert sorted(order) == list(range(32)) != order
+
+
+async def test_where_the_time_went_is_said_of_the_picture_that_was_there_last(autojump_clock, asker):
+    await of_speeds(asker)
+    began_us = now_us()
+    await asker.ask(count=8)
+    picture, said = asker.told("picture")[-1]["picture"], summaries(asker)[-1]
+    landed_us = max(at for at, (kind, _) in zip(asker.at_us, asker.events, strict=True) if kind == "picture")
+    report = await asker.why()
+    assert (report["picture"], report["pictures"]) == (picture, 8)
+    for same in ("before_us", "wall_us", "provider", "timeline", "attempts"):
+        assert report[same] == said[same]
+    assert report["before_us"] + report["wall_us"] == landed_us - began_us
+    turn = f", whose turn came after {duration(report['before_us'])},"
+    assert (
+        report["sentences"][1] == f"Picture {picture + 1} of 8{turn} was there last: what follows is of it."
+    )
+    (row,) = (await asker.only("jobs", "jobs", limit=1))["jobs"]
+    assert row["wall_us"] == landed_us - began_us
+
+
+async def test_the_picture_that_was_there_last_is_the_one_that_took_longest_to_write(autojump_clock, asker):
+    await of_speeds(asker)
+
+    def save(body):
+        where = {"job": json.loads(body["summary"])["job"], "picture": body["picture"]}
+        us = 60_000_000 if body["picture"] == 0 else 1_000
+        asker.service.on_saved({**where, "start_us": now_us(), "us": us})
+
+    asker.when["picture"] = save
+    await asker.ask(count=8, **{"~saves": True})
+    first = next(each for each in asker.told("picture") if each["picture"] == 0)
+    summary, report = json.loads(first["summary"]), await asker.why()
+    assert report["picture"] == 0
+    assert report["wall_us"] == summary["wall_us"] + 60_000_000
+    assert report["sentences"][1] == "Picture 1 of 8 was there last: what follows is of it."
 
 
 async def test_a_provider_that_dies_midway_costs_little_and_no_picture(autojump_clock, asker):
