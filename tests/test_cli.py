@@ -516,6 +516,71 @@ def test_why_tells_of_attempts_that_failed_and_of_who_drew_it_in_the_end(peer, d
     assert second.endswith("drew it")
 
 
+def third(n):
+    return peer_id_of(public_key_of(bytes([n]) * 32))
+
+
+def why_of_many(**changes):
+    """Of five that were predicted ever more."""
+    candidates = [
+        {"peer": third(n), "name": f"n{n}", "rtt_us": n * 1000, "predicted_us": n * 100_000,
+         "spans": {"step": n * 90_000, "offer": n * 10_000, "wait": 0}}
+        for n in range(1, 6)
+    ]  # fmt: skip
+    return {"job": "ab" * 8, "state": "done", "candidates": candidates, "chosen": third(1), "provider": third(1),
+            "timeline": TIMELINE, "wall_us": 211_000, "sentences": []} | changes  # fmt: skip
+
+
+def spans_said(out):
+    return [line for line in out.splitlines() if line.startswith("  n")]
+
+
+def test_why_says_what_was_predicted_of_the_best_and_of_who_was_chosen_and_who_drew_it(peer, door):
+    best = [
+        f"  n{n} (..{third(n)[-8:]}): step {90 * n}{'' if n > 1 else '.0'} ms, offer {10 * n}.0 ms"
+        for n in range(1, 6)
+    ]
+    for changes, said in (
+        ({}, best[:3]),
+        ({"provider": third(2)}, best[:3]),
+        ({"provider": third(5)}, [*best[:3], best[4]]),
+        ({"chosen": third(4), "provider": third(5)}, best),
+        ({"chosen": third(5), "provider": third(4)}, best),
+        ({"chosen": {"peer": third(5)}, "provider": None}, [*best[:3], best[4]]),
+    ):
+        door.events = [("why", {"report": json.dumps(why_of_many(**changes))})]
+        assert spans_said(peer("why")[1]) == said
+
+
+def test_why_says_what_was_predicted_of_who_drew_it_but_was_not_known_when_the_job_was_planned(peer, door):
+    done = {"number": 2, "peer": third(9), "name": "n9", "outcome": "done", "spans": {"step": 7_000}}
+    lost = {"number": 1, "peer": third(8), "name": "n8", "outcome": "lost", "spans": {"step": 8_000}}
+    report = why_of_many(provider=third(9), attempts=[lost, done])
+    door.events = [("why", {"report": json.dumps(report)})]
+    said = spans_said(peer("why")[1])
+    assert len(said) == 4
+    assert said[3] == f"  n9 (..{third(9)[-8:]}): step 7.00 ms"
+    assert json.loads(peer("why", "--json")[1]) == report
+
+
+def test_why_of_a_batch_in_its_own_words(peer, door):
+    said = "Picture 3 of 8, whose turn came after 1.20 s, was there last: what follows is of it."
+    report = why_of_many(
+        picture=2, pictures=8, before_us=1_200_000, sentences=["8 pictures in 1.41 s.", said]
+    )
+    del report["candidates"]
+    door.events = [("why", {"report": json.dumps(report)})]
+    assert peer("why")[1].splitlines() == [
+        "Job abababab (done) took 1.41 s.",
+        "8 pictures in 1.41 s.",
+        "Picture 3 of 8, whose turn came after 1.20 s, was there last: what",
+        "  follows is of it.",
+        "",
+        *(f"  {row}" for row in timeline_rows(TIMELINE, 211_000, 70, "utf-8")),
+    ]
+    assert json.loads(peer("why", "--json")[1]) == report
+
+
 def test_watch_asks_again_until_ctrl_c(peer, door, monkeypatch):
     door.events = [("swarm", SWARM)]
     asked = []

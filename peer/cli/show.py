@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from protocol.policy import names
@@ -218,7 +218,7 @@ def print_why(report: Mapping[str, Any]) -> None:
     job = plain(str(report.get("job")))[:JOB_CHARS]
     state = plain(str(report.get("state") or ""))
     timed = isinstance(report.get("wall_us"), int)
-    took = [f"took {time(report['wall_us'])}"] if timed else []
+    took = [f"took {time((report.get('before_us') or 0) + report['wall_us'])}"] if timed else []
     took += ["drew nothing"] if state == "failed" or not timed else []
     print(f"Job {job}{f' ({state})' if state else ''} {' and '.join(took)}{adapters_of(report)}.")
     for words in report.get("sentences") or ():
@@ -274,9 +274,15 @@ def _wait(candidate: Mapping[str, Any]) -> str:
     return time(wait_us) if wait_us else ""
 
 
-def _print_spans(report: Mapping[str, Any]) -> None:
-    """What the best few were predicted to take, term by term."""
-    for each in _maps(report.get("candidates"))[:SPANS_SHOWN]:
+def _print_spans(report: Mapping[str, Any], told: Container[object]) -> None:
+    """What the best few and those `told` of were predicted to take, term by term."""
+    candidates = _maps(report.get("candidates"))
+    shown = [each for place, each in enumerate(candidates) if place < SPANS_SHOWN or each.get("peer") in told]
+    known = {each.get("peer") for each in candidates}
+    # Nobody knew of it yet when the job was planned.
+    done = [each for each in _maps(report.get("attempts")) if each.get("outcome") == "done"]
+    shown += [each for each in done if each.get("peer") not in known]
+    for each in shown:
         spans = each.get("spans")
         if isinstance(spans, dict):
             terms = [f"{plain(name)} {time(us)}" for name, us in spans.items() if us]
@@ -305,7 +311,7 @@ def _print_candidates(report: Mapping[str, Any]) -> None:
         print()
         headings = ("candidate", "RTT", "predicted", "price", "")
         console().print(table(headings, rows, wrapped=("candidate",)))
-        _print_spans(report)
+        _print_spans(report, (chosen, drew))
 
 
 def _maps(items: object) -> list[Mapping[str, Any]]:
