@@ -117,6 +117,17 @@ def test_silent_providers_leave_nothing_unfinished():
     assert not set(ledger.chosen.tolist()) & place.silent
 
 
+@pytest.mark.parametrize("seed", [13, 14])
+def test_where_a_tenth_leave_each_minute_and_some_are_silent_nothing_is_left_unfinished(seed):
+    place = world(seed, peers=20, requesters=20, duration_s=20.0, churn_per_min=0.1, silent=0.03)
+    assert (len(place.leaves), len(place.silent)) == (2, 1)
+    ledger, result = run_to_ledger(place, PRODUCT)
+    assert (result.requests, result.unfinished) == (len(place.requests), 0)
+    assert int((ledger.latency_us >= 0).sum()) == len(place.requests)
+    assert result.losses_per_request > 0
+    assert run(place, "nearest").unfinished > 0  # it tries nothing again
+
+
 def test_in_an_overloaded_swarm_what_was_given_up_has_ended():
     place = world(peers=4, requesters=6, models=2, load=3.0, silent=0.25, duration_s=20.0)
     ledger, result = run_to_ledger(place, PRODUCT)
