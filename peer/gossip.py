@@ -112,6 +112,10 @@ class Gossip:
         if self._telling.on_change(urgent=urgent):
             self._sooner.notify()
 
+    def may_leave(self, peer: str) -> None:
+        """A connection that another part of this peer opened is kept only where there is room, as our own are."""
+        self._dialled.add(peer)
+
     def on_disconnected(self) -> None:
         """A connection ended: there may be reason to dial."""
         self._peers_changed.notify()

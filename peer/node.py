@@ -160,6 +160,7 @@ async def open_node(
 
     def on_fresh(signed: SignedAdvert, note: str | None) -> None:
         residents.on_advert(signed)
+        joining.on_advert(signed)
         note_known(signed.peer)
         if note:
             journal_write("clock", peer=signed.peer, note=note)
@@ -310,6 +311,15 @@ async def open_node(
                 name_of=lambda peer: node.name_of(peer),
                 journal=journal_write,
             )
+            joining = Joining(
+                host,
+                directory,
+                gossip,
+                ledger,
+                addresses=config.join,
+                rejoin=rejoin,
+                journal=journal_write,
+            )
             node = Node(
                 config, host, directory, links, gossip, work, provider, requester, renderer, ledger, journal,
                 models, adapters, devices, nursery, now_us(),
@@ -321,14 +331,6 @@ async def open_node(
             await nursery.start(gossip.run)
             await nursery.start(work.run)
             await nursery.start(requester.run)
-            joining = Joining(
-                host,
-                directory,
-                ledger,
-                addresses=config.join,
-                rejoin=rejoin,
-                journal=journal_write,
-            )
             nursery.start_soon(joining.run)
             on_event("listening", {"addresses": list(host.addresses), "join": list(host.addresses)})
             yield node

@@ -1,8 +1,11 @@
 """Whom a peer dials when it starts, in memory and virtual time."""
 
+import itertools
+
 import pytest
 import trio
 
+from peer import joining as of_joining
 from peer.joining import LOOK_EVERY_S, REMEMBERED, Joining
 from peer.store.ledger import KnownPeer
 
@@ -27,14 +30,16 @@ def joining(peer, ledger, *, addresses=(), rejoin=True):
 
     peer.host.dial, peer.began_s = noted, trio.current_time()
     journal = peer.journalled = []
-    return Joining(
+    peer.joining = Joining(
         peer.host,
         peer.directory,
+        peer.gossip,
         ledger,
         addresses=addresses,
         rejoin=rejoin,
         journal=lambda event, **fields: journal.append((event, fields)),
     )
+    return peer.joining
 
 
 def told(ledger, *known):
@@ -66,7 +71,7 @@ async def test_what_is_known_already_is_not_written_again(autojump_clock, world,
     await kept.remember()
 
 
-async def test_nobody_remembered_is_dialled_while_somebody_told_answers(
+async def test_nobody_remembered_is_dialled_at_once_where_somebody_told_answers(
     autojump_clock, world, ledger, nursery
 ):
     alice, bob, carol = [await started(world, name) for name in ("alice", "bob", "carol")]
@@ -153,3 +158,106 @@ async def test_an_address_that_no_advert_could_make_us_dial_is_not_dialled_later
     nursery.start_soon(joining(alice, ledger).run)
     await trio.sleep(60)
     assert alice.dialled == []
+
+
+# with others connected
+
+
+@pytest.fixture
+def evenly(monkeypatch):
+    """The pauses between two tries are as long as they are at the mean."""
+    monkeypatch.setattr(of_joining, "REUNION_SPREAD", (1, 1))
+
+
+PAUSES_S = (60, 120, 240, 300, 300)
+
+
+async def in_company(world, name="alice"):
+    """A peer and another that it is connected to."""
+    peer, other = await started(world, name), await started(world, f"{name}'s friend")
+    await peer.host.dial(other.host.addresses[0])
+    return peer
+
+
+@pytest.mark.parametrize("apart_s", [170, 200, 400])
+async def test_two_parts_of_a_swarm_that_were_apart_for_longer_than_adverts_live_find_each_other(
+    autojump_clock, world, apart_s
+):
+    peers = [await world.add(name) for name in ("alice", "bob", "carol", "dave")]
+    for one, other in itertools.product(peers[:2], peers[2:]):
+        world.network.cut(one.id, other.id, for_ever=True)
+    await trio.sleep(apart_s)
+    world.network.mend()
+    await trio.sleep(4 / 3 * (60 + 120 + 240))
+    everyone = {each.id for each in peers}
+    assert [each.host.connected() for each in peers] == [everyone - {each.id} for each in peers]
+    await world.settle()
+
+
+async def test_who_was_named_is_tried_now_and_then_while_others_are_connected(
+    autojump_clock, world, ledger, nursery, evenly
+):
+    alice, bob = await in_company(world), await started(world, "bob")
+    world.network._ended.add(bob.id)
+    nursery.start_soon(joining(alice, ledger, addresses=bob.host.addresses, rejoin=False).run)
+    await trio.sleep(sum(PAUSES_S) - 1)
+    assert [at_s for at_s, _ in alice.dialled] == [*itertools.accumulate(PAUSES_S[:-1])]
+    assert [event for event, _ in alice.journalled] == ["join_failed"]  # that it still does is no news
+    world.network._ended.clear()
+    await trio.sleep(2)
+    assert bob.id in alice.host.connected()
+    await trio.sleep(1000)
+    assert len(alice.dialled) == len(PAUSES_S)
+
+
+async def test_those_remembered_of_whom_nothing_is_known_are_tried_in_turn_one_at_a_time(
+    autojump_clock, world, ledger, nursery, evenly
+):
+    alice = await in_company(world)
+    ids = [GONE[:-1] + letter for letter in "abc"]
+    many = [(each, (f"/ip4/10.1.0.{k}/tcp/1/p2p/{each}",)) for k, each in enumerate(ids)]
+    told(ledger, *many)
+    nursery.start_soon(joining(alice, ledger).run)
+    await trio.sleep(sum(PAUSES_S) + 1)
+    addresses = [addresses[0] for _, addresses in many]
+    assert alice.dialled == [*zip(itertools.accumulate(PAUSES_S), addresses + addresses, strict=False)]
+
+
+async def test_one_that_was_named_and_one_remembered_are_tried_until_one_answers(
+    autojump_clock, world, ledger, nursery, evenly
+):
+    alice, bob, carol = await in_company(world), await started(world, "bob"), await started(world, "carol")
+    told(ledger, (carol.id, carol.host.addresses))
+    world.network._ended |= {bob.id, carol.id}
+    nursery.start_soon(joining(alice, ledger, addresses=bob.host.addresses).run)
+    await trio.sleep(61)
+    assert alice.dialled == [(60, bob.host.addresses[0]), (60, carol.host.addresses[0])]
+    world.network._ended.clear()
+    await trio.sleep(120)
+    assert alice.dialled[2:] == [(180, bob.host.addresses[0])]
+
+
+async def test_who_was_only_heard_of_is_tried_once_the_advert_has_expired(
+    autojump_clock, world, ledger, nursery, evenly
+):
+    alice, bob = await in_company(world), await started(world, "bob")
+    world.network._ended.add(bob.id)
+    nursery.start_soon(joining(alice, ledger).run)
+    await trio.sleep(700)
+    assert alice.gossip._take(bob.gossip._sign().envelope.to_bytes())
+    await trio.sleep(180 + 10)  # until it has expired, and that was seen
+    alice.dialled.clear()
+    await trio.sleep(61)
+    assert [address for _, address in alice.dialled] == [bob.host.addresses[0]]
+
+
+async def test_who_was_found_may_be_left_again_from_the_next_try_on(
+    autojump_clock, world, ledger, nursery, evenly
+):
+    alice, bob = await in_company(world), await started(world, "bob")
+    nursery.start_soon(joining(alice, ledger, addresses=bob.host.addresses).run)
+    await trio.sleep(61)
+    assert bob.id in alice.host.connected()
+    assert bob.id not in alice.gossip._dialled
+    await trio.sleep(120)
+    assert bob.id in alice.gossip._dialled

@@ -19,6 +19,7 @@ from PIL import Image
 import peer.conversing
 import peer.delivery
 import peer.gossip
+import peer.joining
 import peer.link
 import peer.provider
 import peer.requester
@@ -29,6 +30,7 @@ from peer.asking import Asked as AskedAt
 from peer.asking import Events
 from peer.changed import Changed
 from peer.gossip import Gossip
+from peer.joining import Joining
 from peer.journal import Journal
 from peer.link import BURST, BURST_EVERY_S, Links
 from peer.network import DialFailed, NobodyListens, NotConnected, StreamLost
@@ -69,7 +71,7 @@ def now_us():
 def use_virtual_time(monkeypatch):
     """The peers' clock is trio's, and what they leave to threads is done at once."""
     modules = (peer.gossip, peer.link, peer.provider, peer.requester, peer.residents, peer.task_stream)
-    modules += (peer.conversing, peer.delivery)
+    modules += (peer.conversing, peer.delivery, peer.joining)
     for module in (*modules, peer.work):
         monkeypatch.setattr(module, "now_us", now_us)
     monkeypatch.setattr(trio.to_thread, "run_sync", _at_once)
@@ -229,6 +231,10 @@ class Network:
             if there in host.peers:
                 host.peers.discard(there)
                 host.on_disconnected(there)
+
+    def mend(self):
+        """Whoever was cut off may connect again."""
+        self._severed.clear()
 
     def end(self, peer_id):
         """Its process is gone: connections break, and nobody listens at its address."""
@@ -464,6 +470,20 @@ class FakeRenderer:
 # peers
 
 
+class KnownPeers:
+    """What a ledger is to a peer that joins others: those it was in touch with, the last first."""
+
+    def __init__(self):
+        self._known = {}
+
+    def put_peers(self, known):
+        met = {each.peer: each for each in known}
+        self._known = met | {peer: each for peer, each in self._known.items() if peer not in met}
+
+    def known_peers(self):
+        return tuple(self._known.values())
+
+
 @dataclass(frozen=True)
 class FakeModel:
     """As much of peer.store.models.LocalModel as a provider looks at."""
@@ -539,7 +559,16 @@ class Peer:
             able=self._able,
             provide=provide,
             demand=self.demand,
-            on_fresh=lambda signed, note: None,
+            on_fresh=self._on_fresh,
+        )
+        self.joining = Joining(
+            self.host,
+            self.directory,
+            self.gossip,
+            self._ledger or KnownPeers(),
+            addresses=(),
+            rejoin=True,
+            journal=self._write,
         )
         self.residents = Residents(
             renderer=self.renderer,
@@ -643,6 +672,9 @@ class Peer:
             limits=LIMITS,
             price_millionths=self.rate_millionths,
         )
+
+    def _on_fresh(self, signed, note):
+        self.joining.on_advert(signed)
 
     def _on_connected(self, other):
         self.directory.on_connected(other)
@@ -756,6 +788,7 @@ class World:
             adapters=adapters,
         )
         await added.start()
+        self.nursery.start_soon(added.joining.run)
         for other in self.peers.values():
             self.network.delays_us[frozenset((added.id, other.id))] = delay_us
             await self.network.join(added.id, other.id)
