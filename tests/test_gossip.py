@@ -9,7 +9,7 @@ from protocol.policy import neighbours, shards
 from protocol.wire.advert import SYNC_PROTOCOL
 from protocol.wire.lookup import PROTOCOL as LOOKUP_PROTOCOL
 
-from .world import MODEL, Peer, now_us
+from .world import MODEL, OTHER_MODEL, Peer, now_us, statement
 
 LIFETIME_S = 180
 
@@ -193,3 +193,35 @@ async def test_a_speed_that_is_new_is_told_right_after_the_loading_that_came_bef
         sequences.append(alice.directory.signed_advert(near.id).advert.sequence)
     assert sequences[1] - sequences[0] >= 2
     assert sequences[2] == sequences[1]
+
+
+# what others ask for
+
+
+@pytest.fixture
+async def foresighted(world, alice):
+    """A provider that loads models before it is asked for them; it has two, and nobody has asked for either."""
+    foresighted = await world.add("foresighted", models=(MODEL, OTHER_MODEL), delay_us=20_000)
+    foresighted.residents._ahead = True
+    await trio.sleep(10)
+    assert foresighted.renderer.resident == ()
+    return foresighted
+
+
+async def test_a_model_that_another_peer_looks_up_is_loaded_ahead(autojump_clock, alice, foresighted):
+    alice.gossip.shards.bits = 1
+    await alice.gossip.seek(OTHER_MODEL)
+    await trio.sleep(10)
+    assert foresighted.renderer.resident == (OTHER_MODEL,)
+
+
+async def test_a_model_that_another_provider_had_to_load_is_loaded_ahead(
+    autojump_clock, world, alice, foresighted
+):
+    near = await world.add("near", models=(MODEL, OTHER_MODEL))
+    await alice.ask(statement(model=OTHER_MODEL))
+    assert near.renderer.resident == (OTHER_MODEL,)
+    assert foresighted.renderer.resident == ()
+    await trio.sleep(60)  # until that is told, and some
+    assert foresighted.renderer.resident == (OTHER_MODEL,)
+    assert foresighted.renderer.rendered == []

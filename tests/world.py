@@ -560,6 +560,7 @@ class Peer:
             provide=provide,
             demand=self.demand,
             on_fresh=self._on_fresh,
+            on_sought=lambda other, model: self.residents.on_sought(other, model),
         )
         self.joining = Joining(
             self.host,
@@ -666,7 +667,11 @@ class Peer:
             kinds=tuple(KINDS),
             devices=(Device("cpu", "fake", 1, None, None, None, ("fp32",)),),
             models=tuple(
-                replace(_offered(model), adapters=tuple(each.offered() for each in self._adapters))
+                replace(
+                    _offered(model),
+                    state="resident" if model in self.renderer.resident else "disk",
+                    adapters=tuple(each.offered() for each in self._adapters),
+                )
                 for model in self._models
             ),
             limits=LIMITS,
@@ -674,6 +679,7 @@ class Peer:
         )
 
     def _on_fresh(self, signed, note):
+        self.residents.on_advert(signed)
         self.joining.on_advert(signed)
 
     def _on_connected(self, other):
