@@ -1,6 +1,7 @@
 """Adverts: our own published, those of our shard heard, others looked up; and whom to stay connected to.  (README 7.)"""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -99,6 +100,9 @@ class Gossip:
         self._telling = Telling(now_us())
         self._sooner = Changed()
         self._peers_changed = Changed()
+        self._nursery: trio.Nursery | None = None
+        self._seeking: Counter[bytes] = Counter()  # by model: how many have not answered yet
+        self._answered = Changed()
         self._retry_at_s: dict[str, float] = {}
         self._pause_s: dict[str, float] = {}
         host.set_handler(SYNC_PROTOCOL, self._answer_sync)
@@ -136,6 +140,7 @@ class Gossip:
         self._sign()
         await self._listen()
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._publish)
             nursery.start_soon(self._connect)
             nursery.start_soon(self._rounds)
@@ -222,13 +227,25 @@ class Gossip:
             if signed.advert.shard_bits == self.shards.bits and self.shards.holds(signed.peer):
                 await self._host.publish(self._topics[0], signed.envelope.to_bytes())
 
-    async def seek(self, model: bytes) -> None:
-        """Asks several peers who offers `model`, where our own shard is not everyone and few are known who do."""
-        if self.shards.bits:
+    async def seek(self, model: bytes, enough: Callable[[], bool] = lambda: False) -> None:
+        """Has several peers asked who offers `model`, where our own shard is not everyone and few are known who do.
+
+        Returns when that is `enough`, or when all have answered, as far as they do.
+        """
+        if self.shards.bits and self._nursery is not None:
             candidates = self._directory.candidates(now_us(), own=False)
-            async with trio.open_nursery() as nursery:
-                for errand in self._lookups.for_model(candidates, model, self.coordinates.own):
-                    nursery.start_soon(self._ask, errand)
+            for errand in self._lookups.to_seek(candidates, model, self.coordinates.own, now_us()):
+                self._seeking[model] += 1
+                self._nursery.start_soon(self._seek, errand, model)
+        while model in self._seeking and not enough():
+            await self._answered.wait()
+
+    async def _seek(self, errand: Errand, model: bytes) -> None:
+        try:
+            await self._ask(errand)
+        finally:
+            self._seeking -= Counter([model])
+            self._answered.notify()
 
     async def _ask(self, errand: Errand) -> None:
         find = errand.find

@@ -1,7 +1,9 @@
 """What a person wants, made exact: the statement of a picture, its model by name, id or folder."""
 
+import math
 import secrets
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ DEFAULTS = {  # steps, guidance x 10^-6, sampler: what the authors of each famil
     "flux": (28, 3_500_000, "flow_euler"),
 }
 MOST_LISTED = 16  # names in a sentence
+OWN_WAITS_S = 1.0  # where no other is known who could draw it: for word of one
 REFERENCE_DEFAULTS = (12, 2_000_000, "ddim")  # peer/reference_model/README.md
 
 
@@ -33,8 +36,9 @@ async def statement_untrusted(node: Node, fields: Fields) -> Statement:
     """What a request asks for, with the defaults of the model's family.  MalformedMessage, UserError."""
     wanted = fields.maybe("model", lambda key: fields.text(key, at_most_bytes=4096))
     model = await _model(node, wanted)
-    await node.gossip.seek(model.id)
-    adapters = _adapters_untrusted(node, model, fields)
+    named = _named_untrusted(fields)
+    await _seek(node, model.id, [name for name, _ in named])
+    adapters = _adapters(node, model, named)
     few_step = next((adapter.few_step for adapter, _ in adapters if adapter.few_step), None)
     reference = {each.id for each in node.models.values() if each.folder == reference_model_folder()}
     family = REFERENCE_DEFAULTS if model.id in reference else DEFAULTS[model.family]
@@ -97,17 +101,40 @@ def trusted_adapters(node: Node, model: bytes) -> list[OfferedAdapter]:
     return own or list(known_adapters(node, model).values())
 
 
-def _adapters_untrusted(node: Node, model: OfferedModel, fields: Fields) -> list[tuple[OfferedAdapter, int]]:
-    """What a person means by names or the beginnings of ids, with the weights; in the order given."""
-    asked = fields.maybe("~adapters", lambda key: fields.items(key, at_most=MAX_ADAPTERS)) or []
-    known = known_adapters(node, model.id) if asked else {}
-    found = []
-    for item in asked:
+def _named_untrusted(fields: Fields) -> list[tuple[str, int]]:
+    """The adapters that a person names, by names or the beginnings of ids, with the weights; in the order given."""
+    named = []
+    for item in fields.maybe("~adapters", lambda key: fields.items(key, at_most=MAX_ADAPTERS)) or []:
         match item:
             case [str(wanted), int(weight)] if 0 <= weight <= MAX_WEIGHT_MILLIONTHS:
-                found.append((_meant(wanted, known, f"the model {model.name}"), weight))
+                named.append((wanted, weight))
             case _:
                 raise MalformedMessage("an adapter is a name and a weight in millionths")
+    return named
+
+
+async def _seek(node: Node, model: bytes, adapters: list[str]) -> None:
+    """Has others asked who offers the model, and waits for it where nobody is known who applies these adapters to it."""
+
+    def has_all(known: Collection[OfferedAdapter]) -> bool:
+        return all(any(_is(wanted, each) for each in known) for wanted in adapters)
+
+    def somebody() -> bool:
+        others = node.directory.candidates(now_us(), own=False)
+        offers = (each for other in others for each in other.advert.models if each.id == model)
+        return any(has_all(each.adapters) for each in offers)
+
+    own = [each.offered() for each in node.adapters.get(model, {}).values()]
+    with trio.move_on_after(OWN_WAITS_S if model in node.models and has_all(own) else math.inf):
+        await node.gossip.seek(model, somebody)
+
+
+def _adapters(
+    node: Node, model: OfferedModel, named: list[tuple[str, int]]
+) -> list[tuple[OfferedAdapter, int]]:
+    """What a person means by the names."""
+    known = known_adapters(node, model.id) if named else {}
+    found = [(_meant(wanted, known, f"the model {model.name}"), weight) for wanted, weight in named]
     twice = [adapter.name for adapter, count in Counter(each for each, _ in found).items() if count > 1]
     if twice:
         raise UserError(f"The adapter {twice[0]} is named twice: give it one weight.", WRONG_USAGE)
@@ -116,8 +143,7 @@ def _adapters_untrusted(node: Node, model: OfferedModel, fields: Fields) -> list
 
 def _meant(wanted: str, known: dict[bytes, OfferedAdapter], of: str) -> OfferedAdapter:
     named = [adapter for adapter in known.values() if adapter.name == wanted]
-    by_id = [adapter for id, adapter in known.items() if wanted and id.hex().startswith(wanted.lower())]
-    meant = named or by_id
+    meant = named or [adapter for adapter in known.values() if _is(wanted, adapter)]
     if len(meant) == 1:
         return meant[0]
     listed = sorted(called(each.id, known) for each in meant or known.values())
@@ -126,6 +152,10 @@ def _meant(wanted: str, known: dict[bytes, OfferedAdapter], of: str) -> OfferedA
         raise UserError(f"Several adapters are called {wanted!r}: {names}. Say which by its id.", WRONG_USAGE)
     there_are = f"there are: {names}" if listed else "there are none"
     raise UserError(f"No adapter {wanted!r:.80} is known here for {of}; {there_are}.", NOBODY)
+
+
+def _is(wanted: str, adapter: OfferedAdapter) -> bool:
+    return wanted == adapter.name or bool(wanted and adapter.id.hex().startswith(wanted.lower()))
 
 
 def of_batch(statement: Statement, index: int) -> Statement:

@@ -22,6 +22,7 @@ NEARBY = 8  # asked in turn whom they know nearby: a neighbour's neighbour is li
 FOUND_AT_ONCE = 6
 ASKED_FOR_MODEL = 8
 ENOUGH_FOR_MODEL = 8
+SOUGHT_EVERY_US = 60_000_000  # one model: those who were found are known for longer
 
 
 class Errand(NamedTuple):
@@ -55,6 +56,7 @@ class Lookups:
         self._looked_us: int | None = None
         self._looks = 0
         self._asking_pause_us = ASKING_LOOK_US
+        self._sought_us: dict[bytes, int] = {}  # models that a person asked for within SOUGHT_EVERY_US
 
     def errand(
         self,
@@ -80,6 +82,16 @@ class Lookups:
         """A look found so many that were not known."""
         longer_us = min(LOOK_EVERY_US, 2 * self._asking_pause_us)
         self._asking_pause_us = ASKING_LOOK_US if news else longer_us
+
+    def to_seek(
+        self, candidates: Sequence[Candidate], model: bytes, coordinate: Coordinate, now_us: int
+    ) -> list[Errand]:
+        """A person asks for it: as `for_model`, unless it was sought just now."""
+        self._sought_us = {each: us for each, us in self._sought_us.items() if now_us < us + SOUGHT_EVERY_US}
+        errands = [] if model in self._sought_us else self.for_model(candidates, model, coordinate)
+        if errands:
+            self._sought_us[model] = now_us
+        return errands
 
     def for_model(
         self, candidates: Sequence[Candidate], model: bytes, coordinate: Coordinate
