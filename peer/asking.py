@@ -37,6 +37,7 @@ class Attempt:
     left_us: int = 0  # when it left the provider's machine: as far as is known
     accepted_us: int | None = None  # ACCEPT was heard
     promised_us: int | None = None  # to START within so long from then
+    loads_after_us: int | None = None  # so long from then it was to load its model; None: it was not
     started_us: int | None = None  # START was heard
     steps: int = 0  # that PROGRESS told of, the last time
     stepped_us: int = 0  # when that was heard

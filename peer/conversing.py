@@ -54,6 +54,7 @@ class Conversing:
         self._delivery = Delivery(means, errand, attempt)
         self._line: Line | None = None
         self._dismissed = False
+        self._late = False
         self._reading = trio.CancelScope()
         self._resume_within_us: int | None = None
         self._sent_us = self._left_us = 0  # when the first word was said, and when it left this machine
@@ -93,6 +94,12 @@ class Conversing:
             except PeerLost:
                 pass  # which `run` hears
 
+    def on_late(self) -> None:
+        """Another is asked beside it: where it is dialled still, that is a failure for now."""
+        if self._line is None and not self._late:
+            self._late = True
+            self._means.directory.on_unreached(self.attempt.choice.peer, now_us())
+
     def resume(self, within_us: int) -> None:
         """The connection broke: the rest of the picture is fetched, if the peer comes back within that time."""
         self._resume_within_us = within_us
@@ -115,7 +122,8 @@ class Conversing:
             self._means.directory.on_ended(attempt.choice.peer, attempt.id, now_us())
         else:
             now = now_us()
-            self._learn_no_start(now)
+            if not self._dismissed:
+                self._learn_no_start(now)
             self._on_end(now)
         self._errand.carry_out(actions)
 
@@ -238,13 +246,11 @@ class Conversing:
                     busy = message.code == "busy"
                     if message.state is not None:
                         directory.on_state(peer, message.state, now)
-                        if busy and attempt.offer is not None:
-                            directory.on_refused(
-                                peer,
-                                max_wait_us=attempt.offer.offer.max_wait_us,
-                                busy_us=attempt.choice.busy_us,
-                                now_us=now,
-                            )
+                    offer = attempt.offer.offer if attempt.offer is not None else None
+                    if busy and offer is not None and offer.due_us is None:  # or it had time, but not enough
+                        directory.on_refused(
+                            peer, max_wait_us=offer.max_wait_us, busy_us=attempt.choice.busy_us, now_us=now
+                        )
                     attempt.leg.add_heard("offer", self._left_us, talk.heard_us, now, observer=own)
                     attempt.leg.spanned_us = now
                     self._note("refused", message.sentence)
@@ -276,6 +282,7 @@ class Conversing:
                 case Result():
                     self._delivery.on_result_untrusted(message, line.session, self._heard_remote_us, now)
                     self._note("receiving")
+                    attempt.promised_us = None  # whether START was said or not
                     directory.on_ended(peer, attempt.id, now)
                     tell(job.on_result(number))
                 case Chunk():

@@ -3,7 +3,7 @@
 import trio
 
 from protocol.errors import RemoteProtocolError
-from protocol.policy.speeds import applied_us, observed
+from protocol.policy.speeds import applied_us, loaded_us, observed
 from protocol.wire.receipt import Settled, SignedReceipt
 from protocol.wire.task import Chunk, ReceiptMessage, Result
 from protocol.wire.transfer import Receiver
@@ -116,13 +116,23 @@ class Delivery:
         attempt, directory, statement = self._attempt, self._means.directory, self._errand.statement
         result, speeds, peer = attempt.result, directory.speeds, attempt.choice.peer
         assert result is not None
+        directory.on_drawn(peer, now_us())
         if peer == self._means.peer:
             return
         if attempt.ran_us is not None:
             step_us, fixed_us = observed(result.spans, statement.steps, attempt.ran_us)
             speeds.on_render(peer, statement, step_us=step_us, fixed_us=fixed_us)
             speeds.on_adapters(peer, statement, applied_us(result.spans))
+            if load_us := loaded_us(result.spans, self._seen_loading_us):
+                speeds.on_load(peer, statement.model, load_us)
         moved_us = attempt.last_byte_us - attempt.result_local_us
         rtt = directory.rtt(peer)
         if rtt is not None and moved_us > 0 and not resumed:
             speeds.on_transfer(peer, result.file_bytes, moved_us, rtt_us=rtt.min_us)
+
+    @property
+    def _seen_loading_us(self) -> int:
+        attempt = self._attempt
+        if attempt.loads_after_us is None or attempt.accepted_us is None or attempt.started_us is None:
+            return 0
+        return max(0, attempt.started_us - attempt.accepted_us - attempt.loads_after_us)

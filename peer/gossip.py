@@ -385,9 +385,11 @@ class Gossip:
                         await self._host.dial(address, timeout_s=DIAL_WITHIN_S)
                         self._pause_s.pop(peer, None)
                         self._dialled.add(peer)
+                        self._directory.on_reached(peer, now_us())
                         return
                     except HostError:
                         continue
+                self._directory.on_unreached(peer, now_us())
                 first, last = DIAL_AGAIN_S
                 pause_s = self._pause_s[peer] = min(last, 2 * self._pause_s.get(peer, first / 2))
                 self._retry_at_s[peer] = trio.current_time() + pause_s

@@ -31,6 +31,7 @@ from .clock import now_us
 from .network import HostError
 from .task_stream import PeerLost
 
+PING_NUMBER_BITS = 16  # a guess that is wrong ends the connection
 BURST = 6  # pings in a row when a link opens: the minimum of several is the distance
 BURST_EVERY_S = 0.05
 LOST_AFTER_S = 10.0  # a ping without an answer: frozen, or gone without a word
@@ -263,7 +264,7 @@ class _Link:
         self._unanswered: dict[
             int, tuple[int, bool]
         ] = {}  # ping number -> when it was sent, and whether to watch
-        self._number = 0
+        self._pings = 0
         self._sending = trio.Lock()
         self._asked_to_be_told = False
         self._telling = False
@@ -368,17 +369,24 @@ class _Link:
             looked_at, watch = peer in self._links._looked_at, self._links.watches(peer)
             self._links._looked_at.discard(peer)
             self._asked_to_be_told |= watch
-            self._number += 1
-            self._unanswered[self._number] = now, watch
-            first = self._number <= BURST
+            self._pings += 1
+            number = self._new_number()
+            self._unanswered[number] = now, watch
+            first = self._pings <= BURST
             want_state = first or looked_at or self._links._active
-            await self._send(Ping(self._number, self._session.clock_us(now), want_state, watch).to_value())
+            await self._send(Ping(number, self._session.clock_us(now), want_state, watch).to_value())
             if first:
                 await trio.sleep(BURST_EVERY_S)
             else:
                 while (left_us := self._links.state_due_us(peer, now) - now_us()) > 0:
                     with trio.move_on_after(left_us / 1e6):
                         await self._links._wake.wait()
+
+    def _new_number(self) -> int:
+        """By chance: a peer that knew the next one could answer before it hears it, and seem near."""
+        while (number := secrets.randbits(PING_NUMBER_BITS)) in self._unanswered:
+            pass
+        return number
 
     async def _send(self, value: Any) -> None:
         async with self._sending:

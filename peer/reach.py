@@ -9,12 +9,15 @@ from protocol.policy.directory import Directory
 from protocol.wire.conversation import Conversation, Role
 from protocol.wire.task import OfferMessage, Resume
 
+from .addresses import dialable_of
 from .ahead import Ahead, Opened
+from .clock import now_us
 from .link import Links, Session
 from .network import DialFailed, HostError, NobodyListens
 from .task_stream import HungUp, TaskStream
 
 HELLO_WITHIN_S = 5.0
+DIAL_WITHIN_S = 10.0  # all of a peer's addresses together: a picture waits
 
 
 class Line:
@@ -95,13 +98,18 @@ class Reach:
 
     async def _dial(self, peer: str) -> None:
         signed = self._directory.signed_advert(peer)
+        told = signed.advert.addresses if signed else ()
+        addresses = dialable_of(peer, told, own_addresses=self._host.addresses)
         errors: list[HostError] = []
-        for address in signed.advert.addresses if signed else ():
+        for address in addresses:
             try:
-                await self._host.dial(address)
+                await self._host.dial(address, timeout_s=DIAL_WITHIN_S / len(addresses))
+                self._directory.on_reached(peer, now_us())
                 return
             except HostError as exc:
                 errors.append(exc)
         # That nobody listens at one address says little where another one did not answer.
         unsure = (each for each in errors if not isinstance(each, NobodyListens))
-        raise next(unsure, errors[-1] if errors else DialFailed(peer, "it told no address"))
+        raise next(
+            unsure, errors[-1] if errors else DialFailed(peer, "it told no address that may be dialled")
+        )

@@ -214,6 +214,8 @@ class _Run:
             case HedgeAt(number, at_us):
                 self._hedges_us[number] = at_us
             case PlanHedge(_, excluded):
+                for number in self.job.under_way:
+                    self._conversings[number - 1].on_late()
                 prospect = self._make_plan(excluded)
                 self.carry_out(
                     self.job.on_hedge_plan(None if isinstance(prospect, str) else prospect, now_us())

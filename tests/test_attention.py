@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from protocol.policy.attention import (
     ACTIVE_FOR_US,
+    CROWDED_EVERY_US,
     IDLE_EVERY_US,
     IDLE_PER_S,
     LIKELY,
@@ -14,6 +15,7 @@ from protocol.policy.attention import (
     WATCHED_EVERY_US,
     Attention,
 )
+from protocol.policy.job import STALE_US
 
 
 def test_an_idle_requester_asks_seldom_and_is_active_for_a_minute_after_each_picture():
@@ -43,16 +45,20 @@ def test_the_first_of_the_last_plans_are_asked_most_often():
     assert periods == [LIKELY_EVERY_US] * LIKELY_OF_A_PLAN + [others_us] * (20 - LIKELY_OF_A_PLAN)
 
 
-def test_who_has_too_many_watchers_is_asked_no_more_often_than_who_tells_by_itself():
+def test_who_has_too_many_watchers_is_asked_less_often_until_there_was_a_pause():
     attention = Attention()
     attention.on_ask(0)
     attention.on_plan(["a", "b"])
     attention.on_watched("a", 0)
     attention.on_watched("stranger", 0)
-    assert attention.every_us("a", 2, 1, watched=False) == WATCHED_EVERY_US
+    assert attention.every_us("a", 2, 1, watched=False) == CROWDED_EVERY_US < STALE_US
     assert attention.every_us("b", 2, 1, watched=False) == LIKELY_EVERY_US
     attention.on_plan(["a"])
-    assert attention.every_us("a", 2, 1, watched=False) == WATCHED_EVERY_US
+    assert not attention.on_ask(1)
+    assert attention.every_us("a", 2, 1, watched=False) == CROWDED_EVERY_US
+    assert attention.on_ask(1 + ACTIVE_FOR_US)
+    assert attention.every_us("a", 2, 1, watched=False) == LIKELY_EVERY_US
+    attention.on_watched("a", 0)
     attention.on_watched("a", 5)
     assert attention.every_us("a", 2, 1, watched=False) == LIKELY_EVERY_US
     assert attention.every_us("stranger", 2, 1, watched=False) == attention.every_us("c", 2, 1, watched=False)

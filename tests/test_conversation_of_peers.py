@@ -1081,8 +1081,11 @@ async def test_a_renderer_that_grew_too_large_is_replaced_between_tasks(autojump
 async def test_a_load_that_takes_twice_as_long_as_the_last_one_is_waited_for(
     autojump_clock, alice, near, far
 ):
-    near.renderer.load_us = 4_000_000
-    near.renderer.resident = ()
+    near.renderer.load_us, far.renderer.load_us = 4_000_000, 8_000_000
+    near.renderer.resident = far.renderer.resident = ()
+    assert providers(await alice.ask(only=far.id), far)
+    far.renderer.resident = ()
+    await trio.sleep(60)
     await alice.ask()
     near.renderer.load_us = 10_000_000
     near.renderer.resident = ()

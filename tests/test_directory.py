@@ -5,14 +5,16 @@ import pytest
 
 from protocol.errors import LocalProtocolError
 from protocol.policy import directory as module
-from protocol.policy.directory import EXCUSE_LASTS_US, PENALTY_HALVES_US, PENALTY_US, Directory, Verdict
+from protocol.policy.directory import PENALTY_HALVES_US, PENALTY_US, Directory, Verdict
+from protocol.policy.prediction import predict
 from protocol.policy.rtt import Rtt
+from protocol.policy.trials import MAX_PENALTY_US, TRIAL_US
 from protocol.wire.advert import MAX_SYNC_KNOWN, SignedAdvert, known_untrusted, sync_request
 from protocol.wire.frames import FrameReader, pack
 from protocol.wire.hello import WaitMessage
 from protocol.wire.identity import peer_id_of, public_key_of
 
-from .truth import advert, live
+from .truth import advert, live, statement
 
 S = 1_000_000
 HOUR_US = 3600 * S
@@ -253,17 +255,56 @@ def test_the_work_of_others_stays_in_what_was_told():
     assert only(directory, 2 * S).state.wait_us == 2 * S
 
 
-def test_whoever_fails_by_nobodys_fault_is_avoided_from_the_second_time_in_five_minutes():
-    directory = known(signed(lifetime_s=600))
-    again_us = 2 * EXCUSE_LASTS_US - 1
-    for at_us, penalty_us in ((0, 0), (EXCUSE_LASTS_US, 0), (again_us, PENALTY_US)):
+def met():
+    """A connected peer of which a picture came, so that only what it does itself counts."""
+    directory = known(signed(lifetime_s=60_000))
+    directory.on_connected(peer(NEAR))
+    directory.on_drawn(peer(NEAR), 0)
+    return directory
+
+
+def test_whoever_fails_by_nobodys_fault_is_avoided_from_the_second_time_without_a_picture_between():
+    directory = met()
+    for at_us in (0, HOUR_US // 2):
         directory.on_excuse(peer(NEAR), at_us)
-        assert only(directory, at_us).penalty_us == penalty_us
+        assert only(directory, at_us).penalty_us == 0
+        directory.on_drawn(peer(NEAR), at_us)
+    directory.on_excuse(peer(NEAR), HOUR_US)
+    assert only(directory, HOUR_US).penalty_us == 0
+    directory.on_excuse(peer(NEAR), HOUR_US + 1000 * S)
+    assert only(directory, HOUR_US + 1000 * S).penalty_us == PENALTY_US
     directory.on_excuse("stranger", 0)
 
 
+def test_whoever_fails_again_and_again_is_avoided_four_times_as_long_until_it_draws():
+    directory = met()
+    for times in range(3):
+        directory.on_penalty(peer(NEAR), times * HOUR_US)
+        left_us = only(directory, times * HOUR_US + 4**times * PENALTY_HALVES_US).penalty_us
+        assert PENALTY_US // 2 <= left_us < PENALTY_US // 2 + S
+    directory.on_drawn(peer(NEAR), 4 * HOUR_US)
+    directory.on_penalty(peer(NEAR), 4 * HOUR_US)
+    assert only(directory, 4 * HOUR_US + PENALTY_HALVES_US).penalty_us < PENALTY_US // 2 + S
+
+
+def test_a_stranger_that_fails_has_strangers_from_there_avoided():
+    directory = known(signed(), signed(FAR))
+    directory.on_connected(peer(FAR))
+    directory.on_excuse(peer(NEAR), 0)
+    assert [each.penalty_us for each in directory.candidates(0)] == [TRIAL_US, 0]
+    directory.on_penalty(peer(FAR), 0)
+    assert [each.penalty_us for each in directory.candidates(0)] == [TRIAL_US, PENALTY_US + TRIAL_US]
+    for each in (NEAR, FAR):
+        directory.on_drawn(peer(each), 0)
+    assert [each.penalty_us for each in directory.candidates(0)] == [0, PENALTY_US]
+    directory.on_unreached(peer(NEAR), 0)
+    directory.on_reached(peer(NEAR), 0)
+    for tell in (directory.on_drawn, directory.on_reached, directory.on_unreached):
+        tell("stranger", 0)
+
+
 def test_a_penalty_halves_every_thirty_seconds_adds_up_and_is_bounded():
-    directory = known(signed())
+    directory = met()
     directory.on_penalty(peer(NEAR), 0)
     assert only(directory, 0).penalty_us == PENALTY_US
     assert only(directory, PENALTY_HALVES_US // 2).penalty_us == PENALTY_US * 3 // 4
@@ -273,9 +314,10 @@ def test_a_penalty_halves_every_thirty_seconds_adds_up_and_is_bounded():
     assert only(directory, PENALTY_HALVES_US).penalty_us == PENALTY_US * 3 // 2
     for _ in range(100):
         directory.on_penalty(peer(NEAR), PENALTY_HALVES_US)
-    assert only(directory, PENALTY_HALVES_US).penalty_us == module.MAX_PENALTY_US
-    directory.on_advert(signed(sequence=2, lifetime_s=600), 170 * S, WALL_US)
-    assert only(directory, PENALTY_HALVES_US * 25).penalty_us < 10
+    assert only(directory, PENALTY_HALVES_US).penalty_us == MAX_PENALTY_US
+    assert (
+        only(directory, PENALTY_HALVES_US * 65).penalty_us == MAX_PENALTY_US // 2
+    )  # 64 times as long, at most
 
 
 def test_sync_tells_what_is_newer_than_known_and_young_enough():
@@ -345,3 +387,22 @@ def test_a_peer_that_refuses_has_as_much_to_do_as_the_task_might_have_waited_or_
     directory.on_state(peer(NEAR), live(wait_us=S), 0)
     directory.on_refused(peer(NEAR), max_wait_us=max_wait_us, busy_us=5 * S, now_us=0)
     assert only(directory, 0).late_us == late_us
+
+
+def test_what_a_peer_tells_of_a_delay_is_not_counted_beside_the_delay():
+    directory = known(signed())
+    directory.on_offered(peer(NEAR), b"1", S, 0)
+    directory.on_accepted(peer(NEAR), b"1", S)
+    directory.on_state(peer(NEAR), replace(live(wait_us=2 * S), running=1, queued=1), 4 * S)
+    assert only(directory, 4 * S).late_us == S  # three seconds late, of which it told two
+    assert only(directory, 5 * S).late_us == 3 * S
+
+
+def test_a_peer_that_tells_nothing_of_its_wait_is_late_all_the_same():
+    directory = known(signed())
+    directory.on_connected(peer(NEAR))
+    directory.on_refused(peer(NEAR), max_wait_us=S, busy_us=S, now_us=0)
+    directory.on_disconnected(peer(NEAR))
+    candidate = only(directory, 0)
+    assert candidate.state is None
+    assert predict(candidate, statement(), 0).wait_us == candidate.late_us == S

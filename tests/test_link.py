@@ -107,3 +107,16 @@ async def test_state_that_nobody_asked_for_ends_the_link(autojump_clock, alice, 
     assert who == near.id
     with pytest.RaisesGroup(pytest.RaisesExc(RemoteProtocolError, match="nobody asked")):
         raise error
+
+
+async def test_nobody_can_foresee_the_number_of_a_ping_and_so_answer_before_it_is_heard(
+    autojump_clock, monkeypatch, world, alice
+):
+    drawn = iter([7, 7, 7, 7, 300, 300, 65_535, *range(8, 100)])
+    monkeypatch.setattr("peer.link.secrets.randbits", lambda bits: next(drawn))
+    far = await world.add("far", delay_us=60_000)
+    await trio.sleep(1)
+    assert alice.directory.rtt(far.id).min_us >= 60_000
+    assert (
+        next(drawn) > 8
+    )  # those of one side that are unanswered differ: what was said twice was drawn again

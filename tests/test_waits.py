@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,13 +110,32 @@ def test_lateness_halves_every_minute():
     assert waits.late_us(7 + LATE_HALVES_US) == 2 * S * 2 // 3
 
 
+def test_who_is_late_again_is_remembered_four_times_as_long_until_it_is_punctual():
+    for times, halves in ((1, 1), (2, 4), (3, 16), (4, 64), (9, 64)):
+        waits = Waits()
+        for _ in range(times):
+            waits.on_start(0, 8 * S, now_us=0)
+        assert waits.late_us(halves * LATE_HALVES_US) == pytest.approx(waits.late_us(0) / 2, abs=1)
+    waits.on_start(0, 0, now_us=0)
+    assert waits.late_us(LATE_HALVES_US) == pytest.approx(waits.late_us(0) / 2, abs=1)
+
+
 def test_who_refuses_though_it_says_it_is_free_is_soon_expected_to_let_one_wait():
     waits = Waits()
     waits.on_refused(told_us=3 * S, max_wait_us=S, now_us=0)
     assert waits.late_us(0) == 0  # it said so
-    for late_us in (S, SHORT_GROWS * S, SHORT_GROWS**2 * S):
-        waits.on_refused(told_us=0, max_wait_us=S, now_us=0)
-        assert waits.late_us(0) == late_us
+    waits.on_refused(told_us=0, max_wait_us=S, now_us=0)
+    assert waits.late_us(0) == S
+    known_us = waits.late_us(S)
+    waits.on_refused(told_us=0, max_wait_us=S, now_us=S)
+    assert waits.late_us(S) == SHORT_GROWS * known_us
+
+
+def test_refusals_of_what_was_offered_together_tell_the_same_once():
+    waits = Waits()
+    for now_us in (0, 1, S // 2):
+        waits.on_refused(told_us=0, max_wait_us=S, now_us=now_us)
+    assert waits.late_us(0) == S
 
 
 @given(st.lists(st.tuples(US, US), max_size=20))

@@ -635,10 +635,10 @@ class Peer:
             self._ledger.close()
             self._file.close()
 
-    async def ask(self, wanted=None, *, remote=True, asked=None, asked_us=None, wishes=USUAL):
+    async def ask(self, wanted=None, *, remote=True, asked=None, asked_us=None, wishes=USUAL, only=None):
         """The Picture, or JobFailed; what the person would be told is kept in `asked`."""
         asked = Asked() if asked is None else asked
-        at = AskedAt(now_us() if asked_us is None else asked_us, wishes=wishes)
+        at = AskedAt(now_us() if asked_us is None else asked_us, wishes=wishes, only=only)
         return await self.requester.render(
             wanted or statement(), "job", remote=remote, events=asked.events(), asked=at
         )

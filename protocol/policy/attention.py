@@ -12,9 +12,12 @@ LIKELY_OF_A_PLAN = 4  # the first so many of a plan are likely in the next
 AHEAD_OF_A_PLAN = 24
 LIKELY_EVERY_US = 700_000
 WATCHED_EVERY_US = 7_000_000
+CROWDED_EVERY_US = (
+    3_500_000  # who has too many watchers tells nothing unasked: no older than hedges need it (job.py)
+)
 OTHERS_PER_S = 3  # of all other links together
 
-# An exchange costs 540 bytes and 0.9 ms of a core (testnet/simulation/costs.py), what is told unasked half of that.  In
+# An exchange costs 460 bytes and 0.9 ms of a core (testnet/simulation/costs.py), what is told unasked a third of that.  In
 # simulation at load .6, 24 likely and 5 of the others gave p50/p95 over the oracle of 1.09/1.21 for a third more traffic.
 
 
@@ -29,6 +32,8 @@ class Attention:
     def on_ask(self, now_us: int) -> bool:
         """A picture is asked for.  Whether that ends a time of idleness."""
         was_idle = not self.active(now_us)
+        if was_idle:
+            self._likely = OrderedDict.fromkeys(self._likely, False)
         self._active_until_us = now_us + ACTIVE_FOR_US
         return was_idle
 
@@ -61,8 +66,10 @@ class Attention:
             return max(IDLE_EVERY_US, links * 1_000_000 // IDLE_PER_S)
         crowded = self._likely.get(peer)
         if crowded is not None:
-            # To ask it instead what it may not tell would take more of it than telling.
-            return WATCHED_EVERY_US if watched or crowded else LIKELY_EVERY_US
+            if watched:
+                return WATCHED_EVERY_US
+            # To ask it as often as others instead would take more of it than telling.
+            return CROWDED_EVERY_US if crowded else LIKELY_EVERY_US
         return max(LIKELY_EVERY_US, (links - len(self._likely)) * 1_000_000 // OTHERS_PER_S)
 
     def due_us(

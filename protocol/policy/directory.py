@@ -15,6 +15,7 @@ from .rtt import Rtt, RttEstimator, Way
 from .sources import Crowd, source_of
 from .speeds import SpeedBook
 from .timeline import duration
+from .trials import MAX_PENALTY_US, Trials
 from .waits import Waits
 
 __all__ = ["Candidate", "Directory", "Verdict"]
@@ -22,9 +23,9 @@ __all__ = ["Candidate", "Directory", "Verdict"]
 MAX_PEERS = 4096  # with adverts of 4 KiB: 16 MiB
 MAX_SKEW_US = 600_000_000
 PENALTY_US = 10_000_000
-MAX_PENALTY_US = 120_000_000
+# After the first failure since its last picture; four times as long after the second, ...
 PENALTY_HALVES_US = 30_000_000
-EXCUSE_LASTS_US = 300_000_000  # ten half-lives: whoever is avoided for it is asked again before
+MOST_FAILURES = 4  # of those
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class _Peer:
     given: Given = field(default_factory=Given)
     penalty_us: int = 0  # as of penalised_us
     penalised_us: int = 0
-    excused_us: int | None = None  # when it last failed by nobody's fault
+    failures: int = 0  # since its last picture
+    met: bool = False  # it was connected
+    drew: bool = False  # a picture came of it: it is no stranger
     skew_note: str | None = None
 
     def watched(self, now_us: int) -> bool:
@@ -80,6 +83,7 @@ class Directory:
         self._peers: dict[str, _Peer] = {}
         # Versions of the forgotten: no replay revives them.
         self._gone: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._trials = Trials()
         self._crowd = Crowd()  # those of whom there is an advert and no connection
         self._counts: Counter[str] = Counter()
 
@@ -105,7 +109,8 @@ class Directory:
         return tuple(expired)
 
     def on_connected(self, peer: str) -> None:
-        self._peers.setdefault(peer, _Peer()).connected = True
+        known = self._peers.setdefault(peer, _Peer())
+        known.connected = known.met = True
         self._crowd.remove(peer)
 
     def on_disconnected(self, peer: str) -> None:
@@ -180,9 +185,10 @@ class Directory:
         `max_wait_us` None: for ever.  Who has no room even so has at least one such task before it.
         """
         known = self._peers.get(peer)
-        if known is not None and known.state is not None:
+        if known is not None:
+            told_us = known.state.wait_us if known.state else 0
             waits_us = busy_us if max_wait_us is None else max_wait_us
-            known.waits.on_refused(known.state.wait_us, waits_us, now_us)
+            known.waits.on_refused(told_us, waits_us, now_us)
 
     def on_offered(self, peer: str, attempt: bytes, busy_us: int, now_us: int) -> None:
         """One's own task went there and will occupy its renderer for `busy_us`."""
@@ -203,19 +209,44 @@ class Directory:
             self._forget_if_idle(peer)
 
     def on_penalty(self, peer: str, now_us: int) -> None:
-        """It was lost or froze while it worked, or said what it may not: avoid it for a while.  Not an accusation."""
+        """It was lost or froze while it worked, or said what it may not: avoid it for a while.  Not an accusation.
+
+        For longer each time until a picture comes of it again; and with it the strangers that come from where it does.
+        """
         known = self._peers.get(peer)
         if known is not None:
             known.penalty_us = min(MAX_PENALTY_US, _penalty(known, now_us) + PENALTY_US)
             known.penalised_us = now_us
+            self._on_failure(peer, known, now_us)
 
     def on_excuse(self, peer: str, now_us: int) -> None:
-        """It took on what it did not deliver, by nobody's fault as it says: once in EXCUSE_LASTS_US that costs nothing."""
+        """It took on what it did not deliver, by nobody's fault as it says: the first since its last picture is free."""
         known = self._peers.get(peer)
         if known is not None:
-            if known.excused_us is not None and now_us - known.excused_us < EXCUSE_LASTS_US:
+            if known.failures:
                 self.on_penalty(peer, now_us)
-            known.excused_us = now_us
+            else:
+                self._on_failure(peer, known, now_us)
+
+    def on_drawn(self, peer: str, now_us: int) -> None:
+        """A picture came of it, and holds."""
+        known = self._peers.get(peer)
+        if known is not None:
+            if not known.drew:
+                self._trials.on_succeeded(_source(known), now_us, connected=True)
+            known.drew, known.failures = True, 0
+
+    def on_reached(self, peer: str, now_us: int) -> None:
+        """A dial led to it."""
+        known = self._peers.get(peer)
+        if known is not None:
+            self._trials.on_succeeded(_source(known), now_us, connected=False)
+
+    def on_unreached(self, peer: str, now_us: int) -> None:
+        """None did, or not soon enough."""
+        known = self._peers.get(peer)
+        if known is not None:
+            self._trials.on_failed(_source(known), now_us, connected=False)
 
     def candidates(
         self, now_us: int, *, own: bool = True, among: frozenset[str] | None = None
@@ -251,10 +282,11 @@ class Directory:
                     is_own,
                     speeds(peer),
                     known.given.untold_us(_spoken_us(known), now_us) if known.given else 0,
-                    _penalty(known, now_us) if known.penalty_us else 0,
+                    (_penalty(known, now_us) if known.penalty_us else 0)
+                    + (0 if known.drew or is_own else self._stranger_us(known, now_us)),
                     (note,) if note else (),
                     known.waits.mean_us,
-                    max(known.waits.late_us(now_us), known.given.late_us(now_us) if known.given else 0),
+                    max(known.waits.late_us(now_us), _late_us(known, now_us) if known.given else 0),
                     multiple(peer),
                 )
             )
@@ -340,6 +372,16 @@ class Directory:
         known.skew_note = _skew(signed, wall_us)
         return Verdict(outcome, known.skew_note)
 
+    def _on_failure(self, peer: str, known: _Peer, now_us: int) -> None:
+        known.failures += 1
+        if not known.drew and peer != self.own_peer:
+            self._trials.on_failed(_source(known), now_us, connected=known.met)
+
+    def _stranger_us(self, known: _Peer, now_us: int) -> int:
+        return (
+            self._trials.penalty_us(_source(known), now_us, connected=known.connected) if self._trials else 0
+        )
+
     def _forget_advert(self, peer: str) -> None:
         known = self._peers[peer]
         if known.signed is not None:
@@ -368,9 +410,20 @@ def _skew(signed: SignedAdvert, wall_us: int) -> str | None:
 def _penalty(known: _Peer, now_us: int) -> int:
     if not known.penalty_us:
         return 0
-    halvings, rest_us = divmod(max(0, now_us - known.penalised_us), PENALTY_HALVES_US)
+    halves_us = PENALTY_HALVES_US * 4 ** max(0, min(MOST_FAILURES, known.failures) - 1)
+    halvings, rest_us = divmod(max(0, now_us - known.penalised_us), halves_us)
     whole = known.penalty_us >> min(halvings, 64)
-    return whole - whole * rest_us // (2 * PENALTY_HALVES_US)  # straight between the halvings
+    return whole - whole * rest_us // (2 * halves_us)  # straight between the halvings
+
+
+def _late_us(known: _Peer, now_us: int) -> int:
+    """Of one's own tasks there, as far as the wait that it tells does not say so."""
+    told_us = known.state.wait_us - (now_us - known.state_us) if known.state else 0
+    return max(0, known.given.late_us(now_us) - max(0, told_us))
+
+
+def _source(known: _Peer) -> str | None:
+    return source_of(known.signed.advert) if known.signed else None
 
 
 def _silent_us(known: _Peer, now_us: int) -> int:

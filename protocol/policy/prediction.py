@@ -254,13 +254,13 @@ def prompt_bytes(statement: Statement) -> int:
 
 def _wait(candidate: Candidate) -> tuple[int, int]:
     """(wait, by how much it may be wrong).  Of a peer that said it is idle, nothing is uncertain: it answers if not."""
-    mine_us, state = candidate.own_in_flight_us, candidate.state
+    mine_us, state = candidate.own_in_flight_us + candidate.late_us, candidate.state
     if state is None:
         return mine_us, UNKNOWN_WAIT_US + mine_us * WAIT_UNCERTAIN_PERCENT // 100
     theirs_us = expected_us(
         state.wait_us, candidate.state_age_us, candidate.silent_us, candidate.mean_wait_us
     )
-    wait_us = theirs_us + mine_us + candidate.late_us
+    wait_us = theirs_us + mine_us
     return wait_us, max(state.wait_us, wait_us) * WAIT_UNCERTAIN_PERCENT // 100
 
 

@@ -14,7 +14,9 @@ MAX_LEARNED_SPEEDS = 64  # of one peer
 LEARNING_SHARE = 4
 # Up to so much guidance a step runs the model once; beyond, as many times: with the prompt and without.
 NO_GUIDANCE_MILLIONTHS, GUIDED_PASSES = 1_000_000, 2
-NOT_RENDERING = frozenset({"wait", "start_renderer", "load_weights", "load_adapter"})  # what precedes START
+LOADING = frozenset({"start_renderer", "load_weights"})
+NOT_RENDERING = LOADING | {"wait", "load_adapter"}  # what precedes START
+UNDERSTATES = 2  # times: what is seen to take so much longer than is told, is not believed
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ def observed(spans: Sequence[tuple[str, int, int]], steps: int, ran_us: int) -> 
         return max(1, ran_us // steps), 0
     median_us, seen_us = step_us[len(step_us) // 2], max(told_us, ran_us)
     return max(1, median_us * seen_us // told_us), fixed_us * seen_us // told_us
+
+
+def loaded_us(spans: Sequence[tuple[str, int, int]], seen_us: int) -> int:
+    """What it took to load the model, by a render's spans; 0: it was loaded.
+
+    `seen_us`: from ACCEPT to START without the promised wait, where a load was promised; what waits for other tasks is in
+    it, too, so it counts only where far less is told.
+    """
+    told_us = sum(us for name, _, us in spans if name in LOADING)
+    return seen_us if seen_us > UNDERSTATES * told_us else told_us
 
 
 def applied_us(spans: Sequence[tuple[str, int, int]]) -> int:

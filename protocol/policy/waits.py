@@ -12,14 +12,25 @@ CHOSEN_PERCENT = 200
 LATE_SHARE = 4  # a new lateness counts one part in four, the first one in two, the second one in three
 PUNCTUAL_US = 50_000  # later by less is the way's doing: in simulation 95 of 100 STARTs came within that
 MAX_LATE_US = 600_000_000
-LATE_HALVES_US = 60_000_000  # who was late is asked again some day, and may be punctual by then
+# Who was late is asked again some day, and may be punctual by then; four times later each time that it was not.
+LATE_HALVES_US = 60_000_000
+MOST_TIMES_LATE = 4  # of those
 SHORT_GROWS = 4  # times; so who refuses again and again though it says it is free is soon known for it
 
 
 class Waits:
     """What one provider told of its queue, and how that turned out.  `now_us` never runs backwards."""
 
-    __slots__ = ("_count", "_heard_us", "_late_at_us", "_late_us", "_mean_us", "_starts", "_told_us")
+    __slots__ = (
+        "_count",
+        "_heard_us",
+        "_late_at_us",
+        "_late_times",
+        "_late_us",
+        "_mean_us",
+        "_starts",
+        "_told_us",
+    )
 
     def __init__(self) -> None:
         self._count = 0
@@ -29,6 +40,7 @@ class Waits:
         self._starts = 0
         self._late_us = 0.0  # at _late_at_us
         self._late_at_us = 0
+        self._late_times = 0  # in a row
 
     @property
     def mean_us(self) -> int:
@@ -39,7 +51,8 @@ class Waits:
         """By how much it begins later than it says, as far as one's own tasks showed it; fades."""
         if self._late_us < 1:
             return 0
-        return round(self._late_us * math.exp2((self._late_at_us - now_us) / LATE_HALVES_US))
+        halves_us = LATE_HALVES_US * 4 ** max(0, self._late_times - 1)
+        return round(self._late_us * math.exp2((self._late_at_us - now_us) / halves_us))
 
     def on_told(self, wait_us: int, now_us: int, *, watched: bool = False) -> None:
         """`wait_us`: without the work of one's own in it, which is known.
@@ -66,15 +79,24 @@ class Waits:
     def on_refused(self, told_us: int, max_wait_us: int, now_us: int) -> None:
         """It would not take a task that might have waited for `max_wait_us`, though it tells of a wait of `told_us`.
 
-        Where that is shorter, it is short by more than the difference: nobody can say by how much.
+        Where that is shorter, it is short by more than the difference: nobody can say by how much.  Refusals that come
+        before what was believed had time to pass tell nothing new: its queue is full of what was offered with them.
         """
-        if told_us < max_wait_us:
-            self._late(max(SHORT_GROWS * self.late_us(now_us), max_wait_us - told_us), now_us)
+        known_us = self.late_us(now_us)
+        if told_us < max_wait_us and not (known_us and now_us - self._late_at_us < known_us):
+            self._late(max(SHORT_GROWS * known_us, max_wait_us - told_us), now_us)
 
     def _learn(self, late_us: int, now_us: int) -> None:
         before_us = self.late_us(now_us)
         self._starts = min(LATE_SHARE - 1, self._starts + 1)
+        if late_us:
+            self._times_late()
+        else:
+            self._late_times = 0
         self._late(before_us + (late_us - before_us) / (self._starts + 1), now_us)
+
+    def _times_late(self) -> None:
+        self._late_times = min(MOST_TIMES_LATE, self._late_times + 1)
 
     def _late(self, late_us: float, now_us: int) -> None:
         self._late_us, self._late_at_us = min(MAX_LATE_US, late_us), now_us

@@ -357,6 +357,9 @@ class Errand:
             step_us=max(1, int(world.step_us(attempt.provider) * slip)),
             fixed_us=int(world.fixed_us(attempt.provider) * slip),
         )
+        if attempt.loaded_us:
+            speeds.on_load(peer, self.statement.model, attempt.loaded_us)
+        self.requester.directory.on_drawn(peer, swarm.clock.now_us)
         rtt = self.requester.directory.rtt(peer)
         if rtt is not None:
             moved_us = swarm.clock.now_us - sent_us

@@ -109,11 +109,14 @@ class Requester:
 
     def on_dialled(self, peer: str) -> None:
         self._dialling.discard(peer)
+        now_us = self.swarm.clock.now_us
         if self.swarm.providers[self.swarm.number_of[peer]].gone:
+            self.directory.on_unreached(peer, now_us)
             self._bar(peer)
         elif peer not in self.connected:
             self._pause_us.pop(peer, None)
             self._meet(peer)
+            self.directory.on_reached(peer, now_us)
 
     def on_disconnected(self, peer: str) -> None:
         if peer in self.connected:
