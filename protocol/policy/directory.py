@@ -410,7 +410,7 @@ def _skew(signed: SignedAdvert, wall_us: int) -> str | None:
 def _penalty(known: _Peer, now_us: int) -> int:
     if not known.penalty_us:
         return 0
-    halves_us = PENALTY_HALVES_US * 4 ** max(0, min(MOST_FAILURES, known.failures) - 1)
+    halves_us = PENALTY_HALVES_US << 2 * max(0, min(MOST_FAILURES, known.failures) - 1)
     halvings, rest_us = divmod(max(0, now_us - known.penalised_us), halves_us)
     whole = known.penalty_us >> min(halvings, 64)
     return whole - whole * rest_us // (2 * halves_us)  # straight between the halvings

@@ -51,7 +51,7 @@ class Waits:
         """By how much it begins later than it says, as far as one's own tasks showed it; fades."""
         if self._late_us < 1:
             return 0
-        halves_us = LATE_HALVES_US * 4 ** max(0, self._late_times - 1)
+        halves_us = LATE_HALVES_US << 2 * max(0, self._late_times - 1)
         return round(self._late_us * math.exp2((self._late_at_us - now_us) / halves_us))
 
     def on_told(self, wait_us: int, now_us: int, *, watched: bool = False) -> None:
