@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from protocol.policy.batch import LOOK_EVERY_US, Action, Batch, Ended, Give, Miss, Outlook, Withdraw, outlooks
-from protocol.policy.refusals import all_refused
+from protocol.policy.refusals import nobody_drew
 from protocol.policy.selection import NoCandidate, Plan
 from protocol.policy.shortlist import Shortlists
 from protocol.policy.timeline import Timeline, duration
@@ -123,7 +123,7 @@ class BatchRun:
                 self._needs[number].withdraw()
             case Miss(picture, sentence):
                 refused = self._failed is not None and self._failed.nobody and sentence != self._nobody
-                words = all_refused(self._refusals.items()) if refused and self._refusals else sentence
+                words = nobody_drew(self._refusals.items()) if refused and self._refusals else sentence
                 self._told.missed(picture, self._failure(words))
 
     def _failure(self, sentence: str) -> JobFailed:

@@ -27,7 +27,7 @@ from protocol.policy.job import (
     Tell,
 )
 from protocol.policy.looks import look
-from protocol.policy.refusals import all_refused
+from protocol.policy.refusals import nobody_drew
 from protocol.policy.selection import NoCandidate, Plan
 from protocol.policy.selection import plan as plan_of
 from protocol.policy.shortlist import Shortlists
@@ -135,6 +135,7 @@ class _Run:
         self._timeline = Timeline(asked.at_us)
         self._conversings: list[Conversing] = []  # attempt n at n - 1
         self._ready_plan: Plan | None = None  # made when nobody had to be looked at: it is the first
+        self._nobody: NoCandidate | None = None  # why the last plan was none
         self._first_plan: Plan | None = None
         self._first_planned_us = 0
         self._plan: tuple[Plan, int, int] | None = None  # the latest, from when until when it was made
@@ -260,7 +261,9 @@ class _Run:
                 self._plan_only(began_us) if self._only else self._plan_without(excluded, began_us)
             )
         except NoCandidate as exc:
+            self._nobody = exc
             return str(exc)
+        self._nobody = None
         self._r.links.on_plan(choice.peer for choice in plan.ranked)
         self._means.journal(
             "planned",
@@ -318,11 +321,15 @@ class _Run:
         attempts, now = self._attempts, now_us()
         self._finish(self._last_ended(), now)
         failed = JobFailed(sentence, Tried(self._timeline, self._first_plan, attempts))
-        if attempts and failed.nobody:
-            said = {attempt.choice.peer: attempt.sentence or "" for attempt in attempts}
-            words = all_refused((self._r.name_of(peer), each) for peer, each in said.items())
-            failed = JobFailed(words, failed.tried)
-        return failed
+        if not attempts or (self._nobody is None and not failed.nobody):
+            return failed
+        said = {attempt.choice.peer: attempt.sentence or "" for attempt in attempts}
+        words = nobody_drew(
+            [(self._r.name_of(peer), each) for peer, each in said.items()], refused=failed.nobody
+        )
+        if self._nobody is not None and self._nobody.too_late:
+            words = f"{self._nobody} {words}"
+        return JobFailed(words, failed.tried)
 
     # what attempts tell
 

@@ -21,6 +21,7 @@ from peer.task_stream import PeerLost, TaskStream
 from peer.work import ORPHAN_AFTER_US
 from protocol.errors import MalformedMessage, RemoteProtocolError
 from protocol.policy import shortlist
+from protocol.policy.cost import Wishes
 from protocol.policy.demand import OVER_US
 from protocol.policy.looks import FRESH_US
 from protocol.policy.timeline import ADVICE, EXECUTION
@@ -215,6 +216,32 @@ async def test_a_peer_that_stopped_providing_refuses_and_tells_no_state(autojump
     alice.claim(near, OTHER_MODEL)
     with pytest.raises(JobFailed, match="does not render for others"):
         await alice.ask()
+
+
+async def test_where_some_refuse_and_some_fail_the_sentence_says_what_each_of_them_did(
+    autojump_clock, world, alice
+):
+    await world.add("near", allow=("someone else",))
+    far = await world.add("far", delay_us=FAR_DELAY_US)
+    far.renderer.refuses = RenderFailed("out_of_memory", "The device ran out of memory.", "nobody")
+    with pytest.raises(JobFailed) as caught:
+        await alice.ask()
+    assert caught.value.sentence == (
+        "Nobody who was asked drew it. near: This peer renders for named peers only. far: The device ran out of memory."
+    )
+    assert not caught.value.nobody
+
+
+async def test_where_only_those_who_would_be_late_are_left_the_sentence_says_that_first(
+    autojump_clock, world, alice
+):
+    await world.add("near", allow=("someone else",))
+    far = await world.add("far", delay_us=FAR_DELAY_US)
+    alice.directory.speeds.on_render(far.id, statement(), step_us=60_000_000, fixed_us=0)
+    with pytest.raises(
+        JobFailed, match=r"Nobody is expected .* far .* This peer renders for named peers only\.$"
+    ):
+        await alice.ask(wishes=Wishes(due_us=now_us() + 5_000_000))
 
 
 async def test_without_peers_the_sentence_says_so(autojump_clock, alice):

@@ -1,24 +1,30 @@
-"""Why nobody drew it, when everyone who was asked refused: one sentence of what stands in the way."""
+"""Why nobody drew it, when everyone was asked: one sentence of what stands in the way."""
 
 from collections.abc import Iterable
 
-MAX_TOLD = 3  # different refusals
-MAX_NAMED = 3  # peers with one refusal
+MAX_TOLD = 3  # different sentences
+MAX_NAMED = 3  # peers with one of them
 
 
-def all_refused(refusals: Iterable[tuple[str, str]]) -> str:
-    """`refusals`: (what people call the peer, its sentence), of each peer that was asked.
+def nobody_drew(said: Iterable[tuple[str, str]], *, refused: bool = True) -> str:
+    """`said`: (what people call the peer, what came of it), of each peer that was asked; `refused`: all of them did.
 
-    Of a single one, its sentence; of several, what most of them said comes first.
+    Of a single one, its sentence; of several, what is true of most of them comes first.
     """
     by: dict[str, list[str]] = {}
-    for name, sentence in refusals:
+    for name, sentence in said:
         by.setdefault(sentence, []).append(name)
     told = sorted(by.items(), key=lambda item: -len(item[1]))
     if sum(map(len, by.values())) == 1:
         return told[0][0]
-    parts = [f"{_listed(names)}: {sentence}" for sentence, names in told[:MAX_TOLD]]
-    return " ".join(["Everyone who was asked refused.", *parts])
+    parts = [f"{_listed(names)}: {_ended(sentence)}" for sentence, names in told[:MAX_TOLD]]
+    return " ".join(
+        ["Everyone who was asked refused." if refused else "Nobody who was asked drew it.", *parts]
+    )
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
 def _listed(names: list[str]) -> str:

@@ -43,7 +43,11 @@ _EULER_GAMMA = 0.5772156649015329  # the mean of the standard Gumbel distributio
 
 
 class NoCandidate(Exception):
-    """Nobody can draw this; the sentence names the constraint that binds."""
+    """Nobody can draw this; the sentence names the constraint that binds.  `too_late`: that is the time alone."""
+
+    def __init__(self, sentence: str, *, too_late: bool = False) -> None:
+        super().__init__(sentence)
+        self.too_late = too_late
 
 
 class Choice(NamedTuple):
@@ -160,7 +164,7 @@ def plan(
         raise NoCandidate(_binding(statement, ruled_out))
     able, (capable, late) = capable, in_time(capable, wishes, now_us)
     if not capable:
-        raise NoCandidate(nobody_in_time(able, wishes, now_us))
+        raise NoCandidate(nobody_in_time(able, wishes, now_us), too_late=True)
     extra = extra_us(capable, statement, wishes)
     scored = sorted((key + extra[index], draw, index) for key, draw, index in _scored(capable, seed))
     first, predicted = capable[scored[0][2]]
