@@ -5,6 +5,7 @@ import random
 from protocol.policy.neighbours import (
     CONNECTIONS,
     FAR,
+    FURTHER_AT_ONCE,
     FURTHER_EVERY_US,
     KEPT_US,
     LOT_EVERY_US,
@@ -139,12 +140,35 @@ def test_who_asks_much_connects_to_more_of_the_nearest_up_to_a_bound_one_after_t
     candidates = [known(f"{number:03}", 10_000 * (number + 1)) for number in range(400)]
     dial = chosen(candidates, connections=CONNECTIONS + 40).dial
     assert dial[: NEAR + 1] == tuple(f"{number:03}" for number in range(NEAR + 1))
-    assert len(dial) == CONNECTIONS + 1
+    assert len(dial) == CONNECTIONS + FURTHER_AT_ONCE
     assert {f"{number:03}" for number in range(NEAR + 40)} <= set(
         dialled(candidates, connections=CONNECTIONS + 40)
     )
     assert len(dialled(candidates, connections=10**9)) == MOST_CONNECTIONS
     assert chosen(candidates, connections=0) == chosen(candidates)
+
+
+def test_further_ones_come_some_at_once_and_then_one_by_one():
+    connected = [known(f"{number:03}", 1_000, connected=True) for number in range(CONNECTIONS)]
+    others = [known(f"{number:03}", 9_000) for number in range(CONNECTIONS, 200)]
+    neighbours = Neighbours("me")
+
+    def dials(now_us):
+        wanted = neighbours.changes(
+            [*connected, *others], bits=0, coordinate=HERE, now_us=now_us, connections=MOST_CONNECTIONS
+        )
+        return len(wanted.dial)
+
+    assert [dials(int(at * FURTHER_EVERY_US)) for at in (0, 0, 0.5, 1, 1.9, 2, 5)] == [
+        FURTHER_AT_ONCE,
+        0,
+        0,
+        1,
+        0,
+        1,
+        3,
+    ]
+    assert dials(1000 * FURTHER_EVERY_US) == FURTHER_AT_ONCE
 
 
 def test_the_further_ones_of_who_asks_are_those_that_would_draw_it_soonest():
