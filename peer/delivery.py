@@ -121,7 +121,7 @@ class Delivery:
             return
         if attempt.ran_us is not None:
             step_us, fixed_us = observed(result.spans, statement.steps, attempt.ran_us)
-            speeds.on_render(peer, statement, step_us=step_us, fixed_us=fixed_us)
+            directory.on_render(peer, statement, step_us=step_us, fixed_us=fixed_us)
             speeds.on_adapters(peer, statement, applied_us(result.spans))
             if load_us := loaded_us(result.spans, self._seen_loading_us):
                 speeds.on_load(peer, statement.model, load_us)

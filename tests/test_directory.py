@@ -14,7 +14,7 @@ from protocol.wire.frames import FrameReader, pack
 from protocol.wire.hello import WaitMessage
 from protocol.wire.identity import peer_id_of, public_key_of
 
-from .truth import advert, live, statement
+from .truth import MODEL, advert, live, statement
 
 S = 1_000_000
 HOUR_US = 3600 * S
@@ -406,3 +406,14 @@ def test_a_peer_that_tells_nothing_of_its_wait_is_late_all_the_same():
     candidate = only(directory, 0)
     assert candidate.state is None
     assert predict(candidate, statement(), 0).wait_us == candidate.late_us == S
+
+
+def test_what_one_device_took_is_what_others_of_its_name_are_expected_to():
+    directory = known(signed(), signed(FAR))
+    directory.on_render(peer(NEAR), statement(), step_us=7_000, fixed_us=9_000)
+    near, far = directory.candidates(0)
+    assert far.speeds is None
+    assert near.devices is far.devices
+    assert far.devices.of("cpu a CPU").nearest(MODEL, "fp32", 128 * 128).step_us == 7_000
+    directory.on_render("stranger", statement(), step_us=1, fixed_us=1)
+    assert far.devices.statistics()["peers"] == 1

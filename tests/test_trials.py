@@ -16,9 +16,8 @@ S = 1_000_000
 
 def test_nobody_is_avoided_where_nobody_failed():
     trials = Trials()
-    assert not trials
     trials.on_succeeded("a", 0, connected=True)
-    assert trials
+    assert not trials.any_failed()
     assert trials.penalty_us("a", 0, connected=False) == trials.penalty_us("b", 0, connected=True) == 0
 
 
@@ -27,6 +26,7 @@ def test_each_failure_doubles_what_the_next_one_from_there_must_be_better_by():
     for _ in range(8):
         trials.on_failed("a", 0, connected=True)
         penalties.append(trials.penalty_us("a", 0, connected=True))
+    assert trials.any_failed()
     assert penalties == [TRIAL_US * times for times in (1, 3, 7, 15, 31, 63)] + [MAX_PENALTY_US] * 2
     assert trials.penalty_us("a", HALVES_US, connected=True) == TRIAL_US * 15
 

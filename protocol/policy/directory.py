@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from ..wire.advert import MAX_SYNC_ADVERTS, MAX_SYNC_KNOWN, Advert, SignedAdvert
 from ..wire.envelope import Envelope
 from ..wire.hello import LiveState, WaitMessage
+from ..wire.statement import Statement
 from .calibration import Calibration
 from .given import Given
 from .names import short
 from .prediction import Candidate
 from .rtt import Rtt, RttEstimator, Way
 from .sources import Crowd, source_of
-from .speeds import SpeedBook
+from .speeds import SpeedBook, device_of
 from .timeline import duration
 from .trials import MAX_PENALTY_US, Trials
 from .waits import Waits
@@ -76,6 +77,7 @@ class Directory:
         self.own_peer = own_peer
         self._own_state = own_state
         self.speeds = SpeedBook()
+        self._devices = SpeedBook()  # by device_of, instead of by peer
         self.calibration = Calibration()
         self._own: SignedAdvert | None = None
         self._own_able: Advert | None = None
@@ -228,6 +230,13 @@ class Directory:
             else:
                 self._on_failure(peer, known, now_us)
 
+    def on_render(self, peer: str, statement: Statement, *, step_us: int, fixed_us: int) -> None:
+        """One of its steps took so long, and the rest of a warm render; so may others' devices of that name."""
+        self.speeds.on_render(peer, statement, step_us=step_us, fixed_us=fixed_us)
+        known = self._peers.get(peer)
+        if known is not None and known.signed is not None and (device := device_of(known.signed.advert)):
+            self._devices.on_render(device, statement, step_us=step_us, fixed_us=fixed_us)
+
     def on_drawn(self, peer: str, now_us: int) -> None:
         """A picture came of it, and holds."""
         known = self._peers.get(peer)
@@ -254,7 +263,8 @@ class Directory:
         """Everyone whose advert is alive, with this peer itself unless `own` is False; capable or not; of those `among`."""
         if own and (own_state := self._own_state()) is not None:
             self.on_state(self.own_peer, own_state, now_us)
-        found, speeds, multiple = [], self.speeds.of, self.calibration.multiple
+        found, speeds, multiple, devices = [], self.speeds.of, self.calibration.multiple, self._devices
+        avoided = self._stranger_us if self._trials.any_failed() else None
         peers = self._peers
         for peer, known in (
             peers.items()
@@ -283,11 +293,12 @@ class Directory:
                     speeds(peer),
                     known.given.untold_us(_spoken_us(known), now_us) if known.given else 0,
                     (_penalty(known, now_us) if known.penalty_us else 0)
-                    + (0 if known.drew or is_own else self._stranger_us(known, now_us)),
+                    + (avoided(known, now_us) if avoided and not known.drew and not is_own else 0),
                     (note,) if note else (),
                     known.waits.mean_us,
                     max(known.waits.late_us(now_us), _late_us(known, now_us) if known.given else 0),
                     multiple(peer),
+                    devices,
                 )
             )
         return tuple(found)

@@ -10,7 +10,17 @@ from ..wire.hello import LiveState
 from ..wire.statement import Statement
 from .calibration import FIRST_MULTIPLE
 from .rtt import Rtt
-from .speeds import UNKNOWN_BYTES_PER_S, Learned, distance_us, ratio, step_of
+from .speeds import (
+    LEARNING_SHARE,
+    UNKNOWN_BYTES_PER_S,
+    Learned,
+    Measured,
+    SpeedBook,
+    device_of,
+    distance_us,
+    ratio,
+    step_of,
+)
 from .waits import changed_share, expected_us
 
 UNKNOWN_RTT_US = 200_000  # a far continent: pessimistic, so that a measured peer is preferred
@@ -42,6 +52,7 @@ UNCLAIMED = ("dial", "offer", "load_adapter", "transfer")  # spans of a predicti
 # beat its equal who is nearer.
 SPEED_UNCERTAIN_PERCENT = 10
 SCALED_UNCERTAIN_PERCENT = 50  # for each doubling between the size measured and the size asked
+DEVICE_UNCERTAIN_PERCENT = 50  # of another device of that name
 WAIT_UNCERTAIN_PERCENT = 25
 
 # What is added up to a prediction's spread, of which calibration.py learns a multiple: shares of terms, in percent.  Of
@@ -53,6 +64,7 @@ MAX_WAIT_SLACK_US = 100_000  # a provider may start so much later than predicted
 
 # A provider's claim is the mean of its own renders, so it counts as so many of one's own; unless those contradict it.
 CLAIM_COUNTS = 2
+DEVICE_COUNTS = 1  # and what others' devices of that name were seen to take, where nothing is claimed
 # Times what is claimed: one render may hiccup by that, two in a row by this.
 CONTRADICTS_ONCE, CONTRADICTS = 4, 2
 
@@ -75,6 +87,7 @@ class Candidate(NamedTuple):  # as are Prediction and Choice: a plan makes hundr
     mean_wait_us: int = 0  # that others make at the mean
     late_us: int = 0  # by how much it begins later than it promises
     multiple: float = FIRST_MULTIPLE  # of a prediction's spread, by which nine of ten are there
+    devices: SpeedBook | None = None  # how fast devices are, by what they are called
 
     @property
     def rtt_us(self) -> int:
@@ -314,7 +327,16 @@ def _guided_speed(candidate: Candidate, model: OfferedModel, statement: Statemen
     if seen is not None:
         step_us, fixed_us, percent = _scaled(seen.step_us, seen.fixed_us, seen.pixels, pixels)
         if claim is None:
-            return step_us, fixed_us, percent
+            usual = _usual(candidate, model, statement)
+            if usual is None or seen.count >= LEARNING_SHARE:
+                return step_us, fixed_us, percent
+            usual_us, usual_fixed_us, _ = _scaled(usual.step_us, usual.fixed_us, usual.pixels, pixels)
+            of = seen.count + DEVICE_COUNTS
+            return (
+                (step_us * seen.count + usual_us * DEVICE_COUNTS) // of,
+                (fixed_us * seen.count + usual_fixed_us * DEVICE_COUNTS) // of,
+                percent,
+            )
         told_us, told_fixed_us, told_percent = _scaled(
             claim.step_us, claim.fixed_us, claim.width * claim.height, pixels
         )
@@ -329,6 +351,10 @@ def _guided_speed(candidate: Candidate, model: OfferedModel, statement: Statemen
         )
     if claim is not None:
         return _scaled(claim.step_us, claim.fixed_us, claim.width * claim.height, pixels)
+    usual = _usual(candidate, model, statement)
+    if usual is not None:
+        step_us, fixed_us, percent = _scaled(usual.step_us, usual.fixed_us, usual.pixels, pixels)
+        return step_us, fixed_us, max(percent, DEVICE_UNCERTAIN_PERCENT)
     kinds = {device.kind for device in candidate.advert.devices}
     slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
     per_megapixel_us = min(
@@ -339,6 +365,12 @@ def _guided_speed(candidate: Candidate, model: OfferedModel, statement: Statemen
         _of_size(UNKNOWN_FIXED_US, model.total_bytes),
         100,
     )
+
+
+def _usual(candidate: Candidate, model: OfferedModel, statement: Statement) -> Measured | None:
+    """Of devices that are called as its is."""
+    learned = candidate.devices.of(device_of(candidate.advert)) if candidate.devices else None
+    return learned.nearest(model.id, statement.precision, statement.pixels) if learned else None
 
 
 def _scaled(step_us: int, fixed_us: int, measured: int, pixels: int) -> tuple[int, int, int]:

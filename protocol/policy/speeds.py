@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..wire.advert import Advert
 from ..wire.statement import Statement
 
 UNKNOWN_BYTES_PER_S = 2_500_000  # 20 Mbit/s: the upload of a home line
@@ -81,7 +82,10 @@ def applied_us(spans: Sequence[tuple[str, int, int]]) -> int:
 
 
 class SpeedBook:
-    """Learns from one's own timelines how fast others are.  Bounded: who was not used for longest is forgotten."""
+    """Learns from one's own timelines how fast others are.  Bounded: who was not used for longest is forgotten.
+
+    Another one learns how fast devices of a name are, whoever has them: `device_of` stands there for the peer.
+    """
 
     def __init__(self) -> None:
         self._peers: OrderedDict[str, Learned] = OrderedDict()
@@ -154,6 +158,11 @@ class SpeedBook:
         if len(self._peers) > MAX_LEARNED_PEERS:
             self._peers.popitem(last=False)
         return learned
+
+
+def device_of(advert: Advert) -> str:
+    """What the device of a peer is called: others that are called so are as fast, where nothing better is known."""
+    return f"{advert.devices[0].kind} {advert.devices[0].name}" if advert.devices else ""
 
 
 def unguided(statement: Statement) -> bool:

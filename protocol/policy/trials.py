@@ -28,9 +28,9 @@ class Trials:
             OrderedDict()
         )  # failures less successes, as of (us)
 
-    def __bool__(self) -> bool:
-        """Whether any stranger was tried."""
-        return bool(self._beyond)
+    def any_failed(self) -> bool:
+        """Whether anybody is to be avoided."""
+        return any(beyond > 0 for beyond, _ in self._beyond.values())
 
     def on_failed(self, source: str | None, now_us: int, *, connected: bool) -> None:
         """A stranger was asked for nothing; not `connected`: it could not be reached."""

@@ -351,7 +351,7 @@ class Errand:
         swarm.costs.messages["settled"] += 1
         peer = swarm.names[attempt.provider]
         world, slip = swarm.world, attempt.slip
-        speeds.on_render(
+        self.requester.directory.on_render(
             peer,
             self.statement,
             step_us=max(1, int(world.step_us(attempt.provider) * slip)),
