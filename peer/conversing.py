@@ -98,7 +98,7 @@ class Conversing:
         """Another is asked beside it: where it is dialled still, that is a failure for now."""
         if self._line is None and not self._late:
             self._late = True
-            self._means.directory.on_unreached(self.attempt.choice.peer, now_us())
+            self._means.directory.on_unreached(self.attempt.choice.peer, now_us(), for_picture=True)
 
     def resume(self, within_us: int) -> None:
         """The connection broke: the rest of the picture is fetched, if the peer comes back within that time."""

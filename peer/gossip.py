@@ -378,7 +378,8 @@ class Gossip:
     ) -> None:
         async with limit:
             try:
-                for address in dialable_of(peer, addresses, own_addresses=self._host.addresses):
+                dialable = dialable_of(peer, addresses, own_addresses=self._host.addresses)
+                for address in dialable:
                     if peer in self._host.connected():
                         return
                     try:
@@ -389,7 +390,8 @@ class Gossip:
                         return
                     except HostError:
                         continue
-                self._directory.on_unreached(peer, now_us())
+                if dialable:
+                    self._directory.on_unreached(peer, now_us())
                 first, last = DIAL_AGAIN_S
                 pause_s = self._pause_s[peer] = min(last, 2 * self._pause_s.get(peer, first / 2))
                 self._retry_at_s[peer] = trio.current_time() + pause_s

@@ -104,7 +104,7 @@ class Reach:
         for address in addresses:
             try:
                 await self._host.dial(address, timeout_s=DIAL_WITHIN_S / len(addresses))
-                self._directory.on_reached(peer, now_us())
+                self._directory.on_reached(peer, now_us(), for_picture=True)
                 return
             except HostError as exc:
                 errors.append(exc)

@@ -55,6 +55,18 @@ def test_who_cannot_be_reached_says_nothing_of_who_is_connected():
     assert trials.penalty_us("a", 0, connected=True) == trials.penalty_us("a", 0, connected=False) == TRIAL_US
 
 
+def test_who_was_dialled_for_no_picture_says_nothing_of_those_elsewhere():
+    trials = Trials()
+    for _ in range(9):
+        trials.on_failed("a", 0, connected=False, for_picture=False)
+    assert trials.penalty_us("a", 0, connected=False) == MAX_PENALTY_US
+    assert trials.penalty_us("b", 0, connected=False) == 0
+    for _ in range(9):
+        trials.on_succeeded("a", 0, connected=False, for_picture=False)
+    trials.on_failed("b", 0, connected=False)
+    assert trials.penalty_us("c", 0, connected=False) == TRIAL_US
+
+
 @given(st.lists(st.tuples(st.integers(0, 2000), st.booleans(), st.booleans(), st.integers(0, HALVES_US))))
 def test_what_is_kept_is_bounded_and_so_is_each_penalty(events):
     trials, now_us = Trials(), 0

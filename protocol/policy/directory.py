@@ -245,17 +245,17 @@ class Directory:
                 self._trials.on_succeeded(_source(known), now_us, connected=True)
             known.drew, known.failures = True, 0
 
-    def on_reached(self, peer: str, now_us: int) -> None:
-        """A dial led to it."""
+    def on_reached(self, peer: str, now_us: int, *, for_picture: bool = False) -> None:
+        """A dial led to it.  `for_picture`: it was to draw one."""
         known = self._peers.get(peer)
         if known is not None:
-            self._trials.on_succeeded(_source(known), now_us, connected=False)
+            self._trials.on_succeeded(_source(known), now_us, connected=False, for_picture=for_picture)
 
-    def on_unreached(self, peer: str, now_us: int) -> None:
+    def on_unreached(self, peer: str, now_us: int, *, for_picture: bool = False) -> None:
         """None did, or not soon enough."""
         known = self._peers.get(peer)
         if known is not None:
-            self._trials.on_failed(_source(known), now_us, connected=False)
+            self._trials.on_failed(_source(known), now_us, connected=False, for_picture=for_picture)
 
     def candidates(
         self, now_us: int, *, own: bool = True, among: frozenset[str] | None = None

@@ -32,13 +32,20 @@ class Trials:
         """Whether anybody is to be avoided."""
         return any(beyond > 0 for beyond, _ in self._beyond.values())
 
-    def on_failed(self, source: str | None, now_us: int, *, connected: bool) -> None:
-        """A stranger was asked for nothing; not `connected`: it could not be reached."""
-        self._count(connected, source, 1.0, now_us)
+    def on_failed(
+        self, source: str | None, now_us: int, *, connected: bool, for_picture: bool = True
+    ) -> None:
+        """A stranger was asked in vain; not `connected`: it could not be reached.
 
-    def on_succeeded(self, source: str | None, now_us: int, *, connected: bool) -> None:
+        Not `for_picture`: it was dialled to know it, which costs nobody a picture and says nothing of those elsewhere.
+        """
+        self._count(connected, source, 1.0, now_us, for_picture)
+
+    def on_succeeded(
+        self, source: str | None, now_us: int, *, connected: bool, for_picture: bool = True
+    ) -> None:
         """Its first picture came; not `connected`: it could be reached."""
-        self._count(connected, source, -1.0, now_us)
+        self._count(connected, source, -1.0, now_us, for_picture)
 
     def penalty_us(self, source: str | None, now_us: int, *, connected: bool) -> int:
         """By how much to avoid a stranger."""
@@ -48,8 +55,8 @@ class Trials:
         beyond = max(self._of(key, now_us) for key in keys)
         return min(MAX_PENALTY_US, int(TRIAL_US * (math.exp2(beyond) - 1))) if beyond > 0 else 0
 
-    def _count(self, connected: bool, source: str | None, by: float, now_us: int) -> None:
-        for name in (source, _ALL):
+    def _count(self, connected: bool, source: str | None, by: float, now_us: int, for_picture: bool) -> None:
+        for name in (source, _ALL) if for_picture else (source,):
             key = connected, name
             self._beyond[key] = max(-MOST_CREDIT, min(MOST, self._of(key, now_us) + by)), now_us
             self._beyond.move_to_end(key)
