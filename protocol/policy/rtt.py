@@ -19,9 +19,7 @@ class Way(IntEnum):
 
     DIRECT = 0  # a ping over a connection of one's own
     ANSWER = 1  # from an offer to its ACCEPT or REFUSE on one: some work of the other's is in it
-    RELAYED = (
-        2  # a ping over a third peer: says little of what a connection would cost, and counts beside no other
-    )
+    RELAYED = 2  # a ping over a third peer: says little of what a connection would cost; counts only alone
 
 
 @dataclass(frozen=True)
