@@ -12,7 +12,7 @@ SILENT_CPU_SHARE = 0.0009
 # a ping with its answer, of which 130 bytes are the live state; live state unasked, whole or the wait alone; a connection,
 # with its handshake, its link, and six pings.  To tell four peers at once takes less than to hear it from one.
 EXCHANGE_BYTES, IN_STATE_BYTES = 460, 130
-STATE_BYTES, WAIT_BYTES = 260, 165
+STATE_BYTES, WAIT_BYTES = 260, 175
 TELL_CPU_S, HEAR_CPU_S = 0.00017, 0.00052
 DIAL_CPU_S, DIAL_BYTES = 0.020, 9_200
 PLAN_CPU_S = 0.0012  # with its candidates, of 67 at the mean
