@@ -214,7 +214,7 @@ def test_an_unknown_speed_is_a_pessimistic_one_of_its_kind_of_device(kind, step_
     assert prediction.uncertain_us == prediction.busy_us == 20 * step_us + UNKNOWN_FIXED_US
 
 
-def test_where_nothing_is_claimed_a_device_is_as_fast_as_others_of_its_name_the_more_so_the_less_was_seen_of_it():
+def test_where_nothing_is_claimed_or_seen_a_device_is_as_fast_as_others_of_its_name():
     devices, book = SpeedBook(), SpeedBook()
     silent = {"advert": advert(models=(offered(step_us=None),)), "devices": devices}
     unknown_us = predicted(**silent).step_us
@@ -224,9 +224,11 @@ def test_where_nothing_is_claimed_a_device_is_as_fast_as_others_of_its_name_the_
     seen = predicted(**silent)
     assert (seen.step_us, dict(seen.spans)["fixed"]) == (30_000, 6_000)
     assert seen.uncertain_us == (30_000 * 20 + 6_000) * module.DEVICE_UNCERTAIN_PERCENT // 100
-    for step_us, expected_us in ((60_000, 45_000), (60_000, 50_000), (60_000, 52_500), (60_000, 60_000)):
-        book.on_render("near", statement(), step_us=step_us, fixed_us=6_000)
-        assert predicted(**silent, speeds=book.of("near")).step_us == expected_us
+    devices.on_render("cpu a slow CPU", statement(), step_us=unknown_us + 1, fixed_us=6_000)
+    slow = replace(silent["advert"], devices=(Device("cpu", "a slow CPU", 1, None, None, None, ("fp32",)),))
+    assert predicted(**silent | {"advert": slow}).step_us == unknown_us  # it says little of others
+    book.on_render("near", statement(), step_us=60_000, fixed_us=6_000)
+    assert predicted(**silent, speeds=book.of("near")).step_us == 60_000
     claims = silent | {"advert": advert()}
     assert predicted(**claims).step_us == 40_000
 

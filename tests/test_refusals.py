@@ -25,3 +25,4 @@ def test_who_refused_is_told_apart_from_who_was_lost():
     assert nobody_drew([("oak", NAMED), ("elm", "nothing was heard in time")], refused=False) == (
         f"Nobody who was asked drew it. oak: {NAMED} elm: nothing was heard in time."
     )
+    assert nobody_drew([("oak", "No memory."), ("elm", "No memory.")], refused=False) == "No memory."

@@ -11,7 +11,6 @@ from ..wire.statement import Statement
 from .calibration import FIRST_MULTIPLE
 from .rtt import Rtt
 from .speeds import (
-    LEARNING_SHARE,
     UNKNOWN_BYTES_PER_S,
     Learned,
     Measured,
@@ -64,7 +63,6 @@ MAX_WAIT_SLACK_US = 100_000  # a provider may start so much later than predicted
 
 # A provider's claim is the mean of its own renders, so it counts as so many of one's own; unless those contradict it.
 CLAIM_COUNTS = 2
-DEVICE_COUNTS = 1  # and what others' devices of that name were seen to take, where nothing is claimed
 # Times what is claimed: one render may hiccup by that, two in a row by this.
 CONTRADICTS_ONCE, CONTRADICTS = 4, 2
 
@@ -327,16 +325,7 @@ def _guided_speed(candidate: Candidate, model: OfferedModel, statement: Statemen
     if seen is not None:
         step_us, fixed_us, percent = _scaled(seen.step_us, seen.fixed_us, seen.pixels, pixels)
         if claim is None:
-            usual = _usual(candidate, model, statement)
-            if usual is None or seen.count >= LEARNING_SHARE:
-                return step_us, fixed_us, percent
-            usual_us, usual_fixed_us, _ = _scaled(usual.step_us, usual.fixed_us, usual.pixels, pixels)
-            of = seen.count + DEVICE_COUNTS
-            return (
-                (step_us * seen.count + usual_us * DEVICE_COUNTS) // of,
-                (fixed_us * seen.count + usual_fixed_us * DEVICE_COUNTS) // of,
-                percent,
-            )
+            return step_us, fixed_us, percent
         told_us, told_fixed_us, told_percent = _scaled(
             claim.step_us, claim.fixed_us, claim.width * claim.height, pixels
         )
@@ -351,20 +340,18 @@ def _guided_speed(candidate: Candidate, model: OfferedModel, statement: Statemen
         )
     if claim is not None:
         return _scaled(claim.step_us, claim.fixed_us, claim.width * claim.height, pixels)
-    usual = _usual(candidate, model, statement)
-    if usual is not None:
-        step_us, fixed_us, percent = _scaled(usual.step_us, usual.fixed_us, usual.pixels, pixels)
-        return step_us, fixed_us, max(percent, DEVICE_UNCERTAIN_PERCENT)
     kinds = {device.kind for device in candidate.advert.devices}
     slowest_us = max(UNKNOWN_STEP_US_PER_MEGAPIXEL.values())
     per_megapixel_us = min(
         (UNKNOWN_STEP_US_PER_MEGAPIXEL.get(kind, slowest_us) for kind in kinds), default=slowest_us
     )
-    return (
-        _of_size(per_megapixel_us * pixels // 1_000_000, model.total_bytes),
-        _of_size(UNKNOWN_FIXED_US, model.total_bytes),
-        100,
-    )
+    step_us = _of_size(per_megapixel_us * pixels // 1_000_000, model.total_bytes)
+    usual = _usual(candidate, model, statement)
+    if usual is not None:
+        usual_us, fixed_us, percent = _scaled(usual.step_us, usual.fixed_us, usual.pixels, pixels)
+        if usual_us <= step_us:  # one that was slow says little of others: they are tried all the same
+            return usual_us, fixed_us, max(percent, DEVICE_UNCERTAIN_PERCENT)
+    return step_us, _of_size(UNKNOWN_FIXED_US, model.total_bytes), 100
 
 
 def _usual(candidate: Candidate, model: OfferedModel, statement: Statement) -> Measured | None:

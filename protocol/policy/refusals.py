@@ -9,13 +9,13 @@ MAX_NAMED = 3  # peers with one of them
 def nobody_drew(said: Iterable[tuple[str, str]], *, refused: bool = True) -> str:
     """`said`: (what people call the peer, what came of it), of each peer that was asked; `refused`: all of them did.
 
-    Of a single one, its sentence; of several, what is true of most of them comes first.
+    Of a single one, or where the same came of all, its sentence; of several, what is true of most of them comes first.
     """
     by: dict[str, list[str]] = {}
     for name, sentence in said:
         by.setdefault(sentence, []).append(name)
     told = sorted(by.items(), key=lambda item: -len(item[1]))
-    if sum(map(len, by.values())) == 1:
+    if sum(map(len, by.values())) == 1 or (len(told) == 1 and not refused):
         return told[0][0]
     parts = [f"{_listed(names)}: {_ended(sentence)}" for sentence, names in told[:MAX_TOLD]]
     return " ".join(
