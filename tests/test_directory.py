@@ -417,3 +417,13 @@ def test_what_one_device_took_is_what_others_of_its_name_are_expected_to():
     assert far.devices.of("cpu a CPU").nearest(MODEL, "fp32", 128 * 128).step_us == 7_000
     directory.on_render("stranger", statement(), step_us=1, fixed_us=1)
     assert far.devices.statistics()["peers"] == 1
+
+
+def test_what_ones_own_device_draws_is_no_credit_to_strangers():
+    directory = known(signed())
+    directory.on_connected(peer(NEAR))
+    directory.on_own_advert(signed(OWN))
+    directory.on_drawn(peer(OWN), 0)
+    directory.on_excuse(peer(NEAR), 0)
+    (stranger,) = directory.candidates(0, own=False)
+    assert stranger.penalty_us == TRIAL_US

@@ -12,9 +12,8 @@ LIKELY_OF_A_PLAN = 4  # the first so many of a plan are likely in the next
 AHEAD_OF_A_PLAN = 24
 LIKELY_EVERY_US = 700_000
 WATCHED_EVERY_US = 7_000_000
-CROWDED_EVERY_US = (
-    3_500_000  # who has too many watchers tells nothing unasked: no older than hedges need it (job.py)
-)
+# Who has too many watchers tells nothing unasked: its state is no older than hedges need it (job.py).
+CROWDED_EVERY_US = 3_500_000
 OTHERS_PER_S = 3  # of all other links together
 
 # An exchange costs 460 bytes and 0.9 ms of a core (testnet/simulation/costs.py), what is told unasked a third of that.  In

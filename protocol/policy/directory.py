@@ -241,7 +241,7 @@ class Directory:
         """A picture came of it, and holds."""
         known = self._peers.get(peer)
         if known is not None:
-            if not known.drew:
+            if not known.drew and peer != self.own_peer:
                 self._trials.on_succeeded(_source(known), now_us, connected=True)
             known.drew, known.failures = True, 0
 
@@ -389,9 +389,7 @@ class Directory:
             self._trials.on_failed(_source(known), now_us, connected=known.met)
 
     def _stranger_us(self, known: _Peer, now_us: int) -> int:
-        return (
-            self._trials.penalty_us(_source(known), now_us, connected=known.connected) if self._trials else 0
-        )
+        return self._trials.penalty_us(_source(known), now_us, connected=known.connected)
 
     def _forget_advert(self, peer: str) -> None:
         known = self._peers[peer]

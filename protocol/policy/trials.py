@@ -24,9 +24,8 @@ class Trials:
     """Of strangers that one peer tried.  `now_us` is monotonic; sources are those of sources.py."""
 
     def __init__(self) -> None:
-        self._beyond: OrderedDict[_Key, tuple[float, int]] = (
-            OrderedDict()
-        )  # failures less successes, as of (us)
+        # Failures less successes, as of (us).
+        self._beyond: OrderedDict[_Key, tuple[float, int]] = OrderedDict()
 
     def any_failed(self) -> bool:
         """Whether anybody is to be avoided."""
@@ -64,5 +63,8 @@ class Trials:
             self._beyond.popitem(last=False)
 
     def _of(self, key: _Key, now_us: int) -> float:
-        beyond, at_us = self._beyond.get(key, (0.0, now_us))
+        counted = self._beyond.get(key)
+        if counted is None:
+            return 0.0
+        beyond, at_us = counted
         return beyond * math.exp2((at_us - now_us) / HALVES_US)
