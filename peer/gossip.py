@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import trio
@@ -48,6 +49,7 @@ ERRANDS_PER_ROUND = 3  # 32 adverts of 180 s are asked for again in time
 RELAY_BURST, RELAY_EVERY_US = 256, 500_000
 ASK_BURST, ASK_EVERY_US = 16, 5_000_000  # syncs and lookups that we answer one peer
 SYNC_WITHIN_S = 5.0
+CHECKED = 64  # adverts, the last ones, of 4 KiB at most
 DIAL_EVERY_S = 2.0  # and whenever a peer appears or leaves
 CHOOSE_EVERY_S = 10.0  # where not all can be connected: choosing among thousands takes tens of ms
 DIAL_JITTER_S = 0.2  # so that not everyone dials a newcomer at once
@@ -81,6 +83,8 @@ class Gossip:
         self._host = host
         self._directory = directory
         self._network = network
+        # A message is looked at to be relayed and again to be delivered; neighbours tell the same adverts.
+        self._checked = lru_cache(CHECKED)(partial(SignedAdvert.from_untrusted, network=network))
         self._private_key = private_key
         self._able = able
         self._provide = provide
@@ -191,7 +195,7 @@ class Gossip:
         if not self._relays.take(forwarder, now_us()):
             return False
         try:
-            SignedAdvert.from_untrusted(data, network=self._network)
+            self._checked(data)
         except UnknownCriticalField:
             return True
         except ProtocolError:
@@ -204,7 +208,7 @@ class Gossip:
     def _take(self, data: bytes) -> SignedAdvert | None:
         """The advert, if it was news."""
         try:
-            signed = SignedAdvert.from_untrusted(data, network=self._network)
+            signed = self._checked(data)
         except ProtocolError:
             return None  # `_valid` scored it, or it is newer than we understand
         verdict = self._directory.on_advert(signed, now_us(), wall_us())
@@ -323,7 +327,7 @@ class Gossip:
                 self._tell_sooner(urgent=True)
             await self._listen()
             strangers = self._host.connected() - {peer for peer, _ in known}
-            if self.shards.bits and strangers:
+            if strangers:
                 peer = random.choice(sorted(strangers))
                 await self._ask(Errand(peer, Find(place=place_of(peer), at_most=1)))
             for _ in range(ERRANDS_PER_ROUND):

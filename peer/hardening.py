@@ -18,6 +18,7 @@ from typing import Any
 import trio
 from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import HostException
 from libp2p.io.exceptions import ConnectionClosedError, IOException
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
@@ -25,11 +26,13 @@ from libp2p.network.connection import swarm_connection
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.pubsub import pubsub
 from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pubsub import Pubsub
 from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH, SIZE_NOISE_MESSAGE_LEN
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux
@@ -489,6 +492,69 @@ def own_the_port() -> None:
     tcp._set_reuse_flags = set_flags
 
 
+def gossip_with_whoever_stays() -> None:
+    """One negotiation that took too long, of a busy peer, and gossip never wrote to it again while it stayed."""
+    handle = Pubsub._handle_new_peer
+
+    async def handle_new_peer(self: Any, peer: Any) -> None:
+        try:
+            await handle(self, peer)
+        except (HostException, IOException, MuxedStreamError) as exc:
+            raise SwarmException("no gossip stream could be opened") from exc  # what it tries again after
+
+    Pubsub._handle_new_peer = handle_new_peer
+
+
+class QuickLock:
+    """As a trio.Lock, and one that is free is taken without a turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def acquire(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
+def take_free_locks_at_once() -> None:
+    """Each lock that was free cost a turn of the event loop, and so a system call: ten for every packet."""
+
+    def with_quick_locks(kind: Any, *names: str) -> None:
+        initialise = kind.__init__
+
+        def __init__(self: Any, *args: Any, **more: Any) -> None:
+            initialise(self, *args, **more)
+            for name in names:
+                setattr(self, name, QuickLock())
+
+        kind.__init__ = __init__
+
+    async def write_frame(self: Any, data: bytes) -> None:
+        async with self._write_lock:
+            await self.secured_conn.write(data)
+
+    with_quick_locks(Yamux, "streams_lock", "_write_lock")
+    with_quick_locks(NetStream, "_state_lock")
+    with_quick_locks(TrioTCPStream, "read_lock", "write_lock")
+    Yamux._write_frame = write_frame
+
+
+def measure_a_connection_once() -> None:
+    """Every half minute each connection was pinged, only to tune its window; the link of each is pinged anyway."""
+    yamux.RTT_MEASURE_INTERVAL = float("inf")
+
+
 def hold_a_whole_rpc() -> None:
     """One RPC of more than 32 messages overflowed the subscription before its reader could run."""
     pubsub.SUBSCRIPTION_CHANNEL_SIZE = RPC_BYTES // SMALLEST_SIGNED_MESSAGE_BYTES
@@ -524,6 +590,9 @@ WORK_AROUNDS: tuple[Callable[[], None], ...] = (
     never_identify,
     bound_negotiation,
     own_the_port,
+    gossip_with_whoever_stays,
+    take_free_locks_at_once,
+    measure_a_connection_once,
     hold_a_whole_rpc,
     log_nothing,
 )

@@ -37,6 +37,7 @@ BURST_EVERY_S = 0.05
 LOST_AFTER_S = 10.0  # a ping without an answer: frozen, or gone without a word
 EPOCH_BITS = 40
 HELLO_WITHIN_S = 5.0
+LINK_WITHIN_S = 15.0  # for the other side to open one, and to say hello on it
 
 
 class Session:
@@ -211,13 +212,14 @@ class Links:
     async def open(self, peer: str) -> None:
         """Opens the link to a peer that just connected, if it is for us to do; runs until the link ends.
 
-        The peer whose id is smaller opens it, so that two that meet do not open two.
+        The peer whose id is smaller opens it, so that two that meet do not open two.  A connection without one ends.
         """
-        if self._host.peer_id > peer:
-            return
         try:
+            if self._host.peer_id > peer:
+                await self.wait_session(peer, LINK_WITHIN_S)
+                return
             stream = await self._host.open_stream(peer, PROTOCOL)
-        except HostError:
+        except (HostError, PeerLost):
             await self._host.disconnect(peer)
             return
         await self._serve(stream)
@@ -230,8 +232,8 @@ class Links:
             pass  # the connection is gone: on_disconnected says so
         finally:
             with trio.CancelScope(shield=True):
-                if self._sessions.get(session.peer) is session:
-                    del self._sessions[session.peer]
+                if self._sessions.get(session.peer, session) is session:  # or it never said hello
+                    self._sessions.pop(session.peer, None)
                     await self._host.disconnect(session.peer)  # without a link it is no use
                 await stream.reset()
 

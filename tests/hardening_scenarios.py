@@ -18,6 +18,7 @@ from peer.clock import now_us
 if __name__ == "__main__":  # before host.py applies them
     hardening.WORK_AROUNDS = tuple(each for each in hardening.WORK_AROUNDS if each.__name__ != sys.argv[2])
 
+from libp2p.host.exceptions import StreamFailure
 from libp2p.network import swarm
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -32,6 +33,8 @@ from peer.host import DialFailed, HostConfig, PeerStream, PortInUse, StreamLost,
 PATIENCE_S = 2 if __name__ == "__main__" else 10  # only a failing scenario waits this long
 SMALL_BUFFER_BYTES = 16384
 BUSY_S = 0.1
+MINUTE_S = 60
+MAX_TURNS = 5  # of the event loop, of both sides, for each packet
 
 
 def patience():
@@ -466,6 +469,68 @@ async def a_second_peer_wants_the_port():
                 raise AssertionError("two hosts on one port")
 
 
+async def a_gossip_stream_is_negotiated_too_slowly_once():
+    async with opened() as victim, opened() as stranger:
+        new_stream, late = victim._libp2p.new_stream, []
+
+        async def late_once(peer, protocols):
+            if late:
+                return await new_stream(peer, protocols)
+            late.append(peer)
+            raise StreamFailure("the answer did not come in time")
+
+        victim._libp2p.new_stream = late_once
+        await victim.dial(stranger.addresses[0])
+        await until(lambda: late and late[0] in victim._pubsub.peers)
+
+
+class Turns(trio.abc.Instrument):
+    """Of the event loop."""
+
+    taken = 0
+
+    def before_io_wait(self, timeout):
+        self.taken += 1
+
+
+async def packets_come_and_go():
+    async with pair() as (victim, stranger):
+        stream = await stranger.open_stream(victim.peer_id, "/echo")
+        await settled()
+        turns, packets = Turns(), 50
+        trio.lowlevel.add_instrument(turns)
+        for _ in range(packets):
+            await stream.send_all(b"ping")
+            assert await stream.receive_some() == b"ping"
+        trio.lowlevel.remove_instrument(turns)
+        assert turns.taken <= MAX_TURNS * 2 * packets
+
+
+async def a_connection_is_idle_for_minutes():
+    class Hurried:
+        def __getattr__(self, name):
+            return getattr(trio, name)
+
+        def move_on_after(self, seconds):
+            return trio.move_on_after(0.001 if MINUTE_S / 2 <= seconds < float("inf") else seconds)
+
+    pings, write = [], yamux.Yamux._write_frame
+
+    async def counted(self, data):
+        pings.extend([self] * (data[1] == yamux.TYPE_PING))
+        await write(self, data)
+
+    yamux.trio, yamux.Yamux._write_frame = Hurried(), counted
+    try:
+        async with pair():
+            both_and_their_answers = 4
+            await until(lambda: len(pings) >= both_and_their_answers)
+            await trio.sleep(BUSY_S)
+            assert len(pings) == both_and_their_answers
+    finally:
+        yamux.trio, yamux.Yamux._write_frame = trio, write
+
+
 async def one_rpc_carries_a_hundred_messages():
     delivered = []
     async with pair() as (victim, stranger):
@@ -522,6 +587,9 @@ SCENARIOS = {
     nobody_asks_who_a_peer_is: (hardening.never_identify, "AssertionError"),
     a_negotiation_announces_a_gigabyte: (hardening.bound_negotiation, "TooSlowError"),
     a_second_peer_wants_the_port: (hardening.own_the_port, "two hosts on one port"),
+    a_gossip_stream_is_negotiated_too_slowly_once: (hardening.gossip_with_whoever_stays, "TooSlowError"),
+    packets_come_and_go: (hardening.take_free_locks_at_once, "AssertionError"),
+    a_connection_is_idle_for_minutes: (hardening.measure_a_connection_once, "AssertionError"),
     one_rpc_carries_a_hundred_messages: (hardening.hold_a_whole_rpc, "AssertionError"),
     a_connection_ends_and_nobody_logs: (hardening.log_nothing, "AssertionError"),
 }

@@ -3,7 +3,8 @@
 import pytest
 import trio
 
-from peer.link import PROTOCOL, Session
+from peer.link import HELLO_WITHIN_S as LINK_HELLO_WITHIN_S
+from peer.link import LINK_WITHIN_S, PROTOCOL, Session
 from peer.reach import HELLO_WITHIN_S
 from peer.task_stream import PeerLost
 from protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
@@ -44,6 +45,36 @@ async def test_a_provider_whose_hello_is_late_is_only_lost_to_its_requester(
     await trio.sleep(HELLO_WITHIN_S)
     penalties = {each.peer: each.penalty_us for each in alice.directory.candidates(now_us(), own=False)}
     assert penalties[near.id] > penalties[far.id] == 0
+
+
+@pytest.mark.parametrize(
+    ("mute", "within_s"), [("0", LINK_WITHIN_S), ("z", LINK_HELLO_WITHIN_S)], ids=["is to open it", "is not"]
+)
+async def test_a_connection_on_which_the_other_side_says_no_hello_ends_and_another_may_begin(
+    autojump_clock, world, alice, mute, within_s
+):
+    host = world.network.host(mute)  # its id says who opens the link
+    host.set_handler(PROTOCOL, hear_out)
+    await host.dial(alice.host.addresses[0])
+    await trio.sleep(within_s - 0.1)
+    assert mute in alice.host.connected()
+    await trio.sleep(0.2)
+    assert mute not in alice.host.connected()
+    assert alice.host.errors == []
+    await host.dial(alice.host.addresses[0])
+    assert mute in alice.host.connected()
+
+
+async def hear_out(stream):
+    while await stream.receive_some():
+        pass
+
+
+async def test_a_second_link_that_says_nothing_takes_nothing_from_the_first(autojump_clock, alice, near):
+    await near.host.open_stream(alice.id, PROTOCOL)
+    await trio.sleep(LINK_HELLO_WITHIN_S + 0.1)
+    assert near.id in alice.host.connected()
+    assert alice.links.session(near.id)
 
 
 # live state, unasked
