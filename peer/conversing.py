@@ -172,7 +172,7 @@ class Conversing:
     def _sign_offer(self, session: Session, forced: bool) -> SignedOffer:
         choice, wishes, means = self.attempt.choice, self._errand.wishes, self._means
         assert session.hello is not None  # a session is there once hello was said
-        ready_us = wishes.ready_within_us(dict(choice.spans).get("transfer", 0), now_us())
+        ready_us = wishes.ready_within_us(choice.prediction.transfer_us, now_us())
         there_us = session.remote_now_us()
         offer = Offer(
             statement=self._errand.statement,

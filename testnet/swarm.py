@@ -364,7 +364,7 @@ async def _wait(peers: list[Peer], condition: Callable[[], bool], give_up_s: flo
 
 def _late(peers: list[Peer], what: str) -> str:
     ids = {peer.peer_id for peer in peers if peer.peer_id}
-    late = next((peer for peer in peers if not peer.address or ids - {peer.peer_id} - peer.known), peers[0])
+    late = next((peer for peer in peers if not peer.address or not _knows_enough(peer, ids)), peers[0])
     missing = [peer.settings.name for peer in peers if peer is not late and peer.peer_id not in late.known]
     lacks = f" (it lacks {', '.join(missing)})" if missing and late.address else ""
     return f"Peer {late.settings.name} took too long {what}{lacks}.{late.last_words()}"

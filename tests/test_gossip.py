@@ -181,6 +181,22 @@ async def test_a_sync_that_makes_no_sense_ends_nothing_and_is_remembered(autojum
     assert candidate.penalty_us > 0
 
 
+async def test_who_is_connected_and_was_not_heard_of_is_asked_who_it_is(autojump_clock, strangers):
+    smaller, larger, _ = strangers
+
+    async def lost(*_):
+        await trio.lowlevel.checkpoint()
+
+    larger.host.publish = lost
+    larger.host.set_handler(SYNC_PROTOCOL, lost)
+    tell(smaller, larger)
+    await trio.sleep(YIELD_S + DIAL_EVERY_S)
+    assert larger.id in smaller.host.connected()
+    assert smaller.directory.signed_advert(larger.id) is None
+    await trio.sleep(2 * gossip.ROUND_EVERY_S)
+    assert smaller.directory.signed_advert(larger.id)
+
+
 async def test_a_speed_that_is_new_is_told_right_after_the_loading_that_came_before_it(
     autojump_clock, alice, near
 ):

@@ -37,6 +37,8 @@ from protocol.policy.job import (
 )
 from protocol.policy.selection import Choice
 
+from .truth import prediction
+
 PEERS = ("near", "middle", "far")
 RTT_US, START_IN_US, REST_US = 20_000, 100_000, 1_000_000
 GRACE_US = HEDGE_SLACK_US + RTT_US * HEDGE_RTT_PERCENT // 100
@@ -593,13 +595,11 @@ def test_a_promise_that_comes_while_a_hedge_is_planned_is_waited_for():
 
 
 def test_a_prospect_is_what_was_predicted_before_and_after_the_start():
-    spans = (
-        ("dial", 1), ("offer", 2), ("wait", 4), ("load_weights", 8), ("fixed", 16), ("step", 32), ("transfer", 64)
-    )  # fmt: skip
-    choice = Choice("near", 9, 127, 0, step_us=8, busy_us=56, wait_us=4, margin_us=0, spans=spans)
+    us = {"dial_us": 1, "offer_us": 2, "load_us": 8, "fixed_us": 16, "step_us": 8, "steps": 4, "transfer_us": 64}
+    choice = Choice("near", 9, 0, prediction(wait_us=4, **us))
     assert Prospect.of(choice, heard_us=0, now_us=STALE_US) == Prospect("near", 9, 15, 112, False, False)
-    late = Prospect.of(choice._replace(wait_us=6), heard_us=0, now_us=STALE_US + 1)
-    assert (late.busy, late.stale, late.total_us) == (True, True, 127)
+    late = Prospect.of(choice._replace(prediction=prediction(wait_us=6, **us)), heard_us=0, now_us=STALE_US + 1)
+    assert (late.busy, late.stale, late.total_us) == (True, True, 129)
     assert Prospect.of(choice, heard_us=None, now_us=0).stale
 
 

@@ -7,6 +7,7 @@ from protocol.policy.looks import FRESH_US, LOOK_PERCENT, LOOKS, WAITED_PERCENT,
 from protocol.policy.selection import Choice, Plan
 from protocol.wire.hello import LiveState
 
+from .truth import prediction
 from .world import DELAY_US, MODEL, now_us
 
 S = 1_000_000
@@ -17,18 +18,7 @@ WITHIN_US = TOOK_US * WAITED_PERCENT // 100
 
 
 def choice(name, *, idle_us=TOOK_US, wait_us=0, rtt_us=1_000):
-    spans = (("wait", wait_us), ("step", idle_us))
-    return Choice(
-        name,
-        rtt_us,
-        idle_us + wait_us,
-        0,
-        step_us=idle_us,
-        busy_us=idle_us,
-        wait_us=wait_us,
-        margin_us=0,
-        spans=spans,
-    )
+    return Choice(name, rtt_us, 0, prediction(wait_us=wait_us, step_us=idle_us))
 
 
 def asked(*choices, told_us=0, now_us=OLD_US):

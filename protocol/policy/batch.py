@@ -68,16 +68,16 @@ def outlooks(plan: Plan) -> tuple[Outlook, ...]:
 
 
 def _outlook(choice: Choice, extra_us: int) -> Outlook:
-    us = dict(choice.spans)
+    predicted = choice.prediction
     return Outlook(
         peer=choice.peer,
-        lead_us=us["dial"] + us["offer"],
-        wait_us=us["wait"],
-        load_us=us["load_weights"] + us.get("load_adapter", 0),
-        fixed_us=us["fixed"],
-        step_us=choice.step_us,
-        steps=us["step"] // choice.step_us,
-        back_us=us["transfer"],
+        lead_us=predicted.dial_us + predicted.offer_us,
+        wait_us=predicted.wait_us,
+        load_us=predicted.load_us + (predicted.apply_us or 0),
+        fixed_us=predicted.fixed_us,
+        step_us=predicted.step_us,
+        steps=predicted.steps,
+        back_us=predicted.transfer_us,
         extra_us=extra_us,
     )
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from ..errors import LocalProtocolError
 from .prediction import UNKNOWN_RTT_US
 from .selection import BUSY_PERCENT, Choice
-from .speeds import NOT_RENDERING
 
 MAX_REDIRECTS = 3  # polite refusals before the next offer is forced (no max_wait): measured, see selection
 MAX_ATTEMPTS = 8  # that were taken on, hedges not counted: a picture may be what breaks its renderers
@@ -72,14 +71,13 @@ class Prospect:
     @classmethod
     def of(cls, choice: Choice, *, heard_us: int | None, now_us: int) -> "Prospect":
         """`heard_us`: when its live state was; None: never."""
-        before = {"dial", "offer"} | NOT_RENDERING
-        start_in_us = sum(us for name, us in choice.spans if name in before)
+        predicted = choice.prediction
         return cls(
             choice.peer,
             UNKNOWN_RTT_US if choice.rtt_us is None else choice.rtt_us,
-            start_in_us,
-            choice.predicted_us - start_in_us,
-            busy=choice.wait_us > choice.busy_us * BUSY_PERCENT // 100,
+            predicted.start_in_us,
+            predicted.total_us - predicted.start_in_us,
+            busy=predicted.wait_us > predicted.busy_us * BUSY_PERCENT // 100,
             stale=heard_us is None or now_us - heard_us > STALE_US,
         )
 

@@ -31,7 +31,8 @@ def look(plan: Plan, heard_us: Callable[[str], int | None], now_us: int) -> Look
     near_us = best_us * LOOK_PERCENT // 100
     found = []
     for choice in plan.ranked:
-        idle_us, rtt_us, told_us = choice.predicted_us - choice.wait_us, choice.rtt_us, heard_us(choice.peer)
+        idle_us = choice.predicted_us - choice.prediction.wait_us
+        rtt_us, told_us = choice.rtt_us, heard_us(choice.peer)
         if rtt_us is None or told_us is None or rtt_us > near_us or idle_us > best_us:
             continue
         if now_us - told_us >= max(FRESH_US, 2 * rtt_us):

@@ -45,8 +45,6 @@ SMALLEST_SHARE = 16  # a step has costs of its own: the 24 MB reference model ta
 PNG_BYTES_PER_TEN_PIXELS = 19  # a photograph-like 512 px PNG is 489 kB
 MAX_UTF8_BYTES = 4  # of one character
 
-UNCLAIMED = ("dial", "offer", "load_adapter", "transfer")  # spans of a prediction
-
 # Shares of a term that may be wrong, in percent.  Of a speed, whether observed or claimed: else the peer one knows would
 # beat its equal who is nearer.
 SPEED_UNCERTAIN_PERCENT = 10
@@ -95,21 +93,51 @@ class Candidate(NamedTuple):  # as are Prediction and Choice: a plan makes hundr
 
 
 class Prediction(NamedTuple):
-    """From "offered" to "the picture is here".  `spans` add up to `total_us`."""
+    """From "offered" to "the picture is here", us."""
 
-    spans: tuple[tuple[str, int], ...]
-    total_us: int
+    dial_us: int
+    offer_us: int
     wait_us: int  # in its queue
-    step_us: int  # one step
+    load_us: int  # of weights
+    apply_us: int | None  # adapters; None: there are none
+    fixed_us: int
+    step_us: int  # one of `steps`
+    steps: int
+    transfer_us: int
+    total_us: int  # of all of these
     busy_us: int  # how long its renderer is occupied
     uncertain_us: int  # by how much the total may be wrong for what is not known of this peer: chance decides
     spread_us: int  # how much such predictions differ from what came of them
     margin_us: int  # so much of it that nine of ten are there by then
 
     @property
+    def spans(self) -> tuple[tuple[str, int], ...]:
+        """What the total is made of, by name, in the order in which it passes."""
+        return (
+            ("dial", self.dial_us),
+            ("offer", self.offer_us),
+            ("wait", self.wait_us),
+            ("load_weights", self.load_us),
+            *(() if self.apply_us is None else (("load_adapter", self.apply_us),)),
+            ("fixed", self.fixed_us),
+            ("step", self.step_us * self.steps),
+            ("transfer", self.transfer_us),
+        )
+
+    @property
+    def start_in_us(self) -> int:
+        """Until START: from there on it draws."""
+        return self.dial_us + self.offer_us + self.wait_us + self.load_us + (self.apply_us or 0)
+
+    @property
+    def run_us(self) -> int:
+        """From START to the picture, where it is drawn."""
+        return self.fixed_us + self.step_us * self.steps
+
+    @property
     def unclaimed_us(self) -> int:
         """Of what no provider tells."""
-        return sum(us for name, us in self.spans if name in UNCLAIMED)
+        return self.dial_us + self.offer_us + (self.apply_us or 0) + self.transfer_us
 
     @property
     def p90_us(self) -> int:
@@ -155,13 +183,13 @@ def predict(
     dial_us = 0 if candidate.connected else CONNECT_ROUND_TRIPS * rtt_us
     wait_us, uncertain_wait_us = _wait(candidate)
     load_us, uncertain_load_us = _load(candidate, model)
-    apply_us = adapters_us(candidate.speeds, statement, model.total_bytes) if statement.adapters else 0
+    apply_us = adapters_us(candidate.speeds, statement, model.total_bytes) if statement.adapters else None
     step_us, fixed_us, percent = _speed(candidate, model, statement)
-    steps_us = step_us * statement.steps
     transfer_us = _transfer(candidate, statement, rtt_us)
     offer_us = rtt_us // 2  # it draws while its ACCEPT is on the way
-    run_us = fixed_us + steps_us
-    busy_us = load_us + apply_us + run_us
+    applied_us = apply_us or 0
+    run_us = fixed_us + step_us * statement.steps
+    busy_us = load_us + applied_us + run_us
     # The wait that is usual there may have come since it was heard of last, or comes while the offer is on its way.
     unheard = changed_share(candidate.silent_us + rtt_us)
     mean_us = candidate.mean_wait_us
@@ -172,23 +200,20 @@ def predict(
         + int(mean_us * WAIT_SPREAD_PERCENT / 100 * unheard)
         + wait_us * WAIT_UNCERTAIN_PERCENT // 100
         + uncertain_load_us
-        + apply_us
+        + applied_us
         + run_us * max(percent, RUN_SPREAD_PERCENT) // 100
     )
-    return Prediction(
-        (
-            ("dial", dial_us),
-            ("offer", offer_us),
-            ("wait", wait_us),
-            ("load_weights", load_us),
-            *((("load_adapter", apply_us),) if statement.adapters else ()),
-            ("fixed", fixed_us),
-            ("step", steps_us),
-            ("transfer", transfer_us),
-        ),
-        dial_us + offer_us + wait_us + busy_us + transfer_us,
+    return Prediction(  # by position: by name takes longer
+        dial_us,
+        offer_us,
         wait_us,
+        load_us,
+        apply_us,
+        fixed_us,
         step_us,
+        statement.steps,
+        transfer_us,
+        dial_us + offer_us + wait_us + busy_us + transfer_us,
         busy_us,
         jitter_us + uncertain_wait_us + uncertain_load_us + run_us * percent // 100,
         spread_us,

@@ -55,19 +55,28 @@ class Choice(NamedTuple):
 
     peer: str
     rtt_us: int | None  # None: not measured; predicted as `prediction.UNKNOWN_RTT_US`
-    predicted_us: int
     max_wait_us: int
-    step_us: int
-    busy_us: int
-    wait_us: int
-    margin_us: int
-    spans: tuple[tuple[str, int], ...]
+    prediction: Prediction
     price_millionths: int = 0  # of the whole picture
+
+    @property
+    def predicted_us(self) -> int:
+        return self.prediction.total_us
 
     @property
     def p90_us(self) -> int:
         """By then nine of ten are expected to be there."""
-        return self.predicted_us + self.margin_us
+        return self.prediction.p90_us
+
+    @property
+    def busy_us(self) -> int:
+        """How long its renderer is occupied."""
+        return self.prediction.busy_us
+
+    @property
+    def spans(self) -> tuple[tuple[str, int], ...]:
+        """What it is predicted to be made of."""
+        return self.prediction.spans
 
     @property
     def longest_wait_us(self) -> int:
@@ -86,8 +95,8 @@ class Choice(NamedTuple):
     @property
     def _loading_us(self) -> tuple[int, int | None]:
         """Weights, and adapters where there are any."""
-        us = {name: min(LONGEST_WAIT_US, us) for name, us in self.spans}
-        return us["load_weights"], us.get("load_adapter")
+        load_us, apply_us = self.prediction.load_us, self.prediction.apply_us
+        return min(LONGEST_WAIT_US, load_us), None if apply_us is None else min(LONGEST_WAIT_US, apply_us)
 
     def start_within_us(self, wait_us: int, load_us: int, max_wait_us: int | None = None) -> int:
         """Until START, from an ACCEPT that promises such a wait and such a load.  `max_wait_us`: of its offer.
@@ -218,13 +227,8 @@ def _choice(candidate: Candidate, prediction: Prediction, statement: Statement) 
     return Choice(
         candidate.peer,
         rtt_us if candidate.own or candidate.rtt else None,
-        prediction.total_us,
         prediction.wait_us + MAX_WAIT_SLACK_US + rtt_us,
-        prediction.step_us,
-        prediction.busy_us,
-        prediction.wait_us,
-        prediction.margin_us,
-        prediction.spans,
+        prediction,
         asked_price_millionths(candidate, statement),
     )
 
@@ -234,11 +238,10 @@ def _patience(choice: Choice, candidate: Candidate, statement: Statement) -> Pat
 
     Nobody who says that it lives needs a longer silence than its steps are known to be long, by what was seen or is usual.
     """
-    run_us = sum(us for name, us in choice.spans if name in ("fixed", "step"))
     return Patience(
         start_us=choice.longest_start_us,
         step_us=unclaimed_step_us(candidate, statement),
-        run_us=RUN_TIMES * run_us,
+        run_us=RUN_TIMES * choice.prediction.run_us,
     )
 
 
