@@ -1,5 +1,6 @@
 """The daemon's local door, and a short-lived peer for a command that finds none.  (See door.py and service.py.)"""
 
+import gc
 import os
 import signal
 import socket
@@ -57,6 +58,8 @@ async def serve(config: PeerConfig, on_event: OnEvent) -> None:
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 await nursery.start(_listen, config.home, service)
                 on_event("ready", {"control": str(socket_path(config.home))})
+                # What is loaded by now stays: to look through it for garbage would hold up everything, each time.
+                gc.freeze()
                 async for _ in signals:
                     break
             nursery.cancel_scope.cancel()

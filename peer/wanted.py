@@ -121,7 +121,7 @@ async def _seek(node: Node, model: bytes, adapters: list[str]) -> None:
 
     def somebody() -> bool:
         others = node.directory.candidates(now_us(), own=False)
-        offers = (each for other in others for each in other.advert.models if each.id == model)
+        offers = (each for other in others if (each := other.advert.offered(model)))
         return any(has_all(each.adapters) for each in offers)
 
     own = [each.offered() for each in node.adapters.get(model, {}).values()]

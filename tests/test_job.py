@@ -595,10 +595,20 @@ def test_a_promise_that_comes_while_a_hedge_is_planned_is_waited_for():
 
 
 def test_a_prospect_is_what_was_predicted_before_and_after_the_start():
-    us = {"dial_us": 1, "offer_us": 2, "load_us": 8, "fixed_us": 16, "step_us": 8, "steps": 4, "transfer_us": 64}
+    us = {
+        "dial_us": 1,
+        "offer_us": 2,
+        "load_us": 8,
+        "fixed_us": 16,
+        "step_us": 8,
+        "steps": 4,
+        "transfer_us": 64,
+    }
     choice = Choice("near", 9, 0, prediction(wait_us=4, **us))
     assert Prospect.of(choice, heard_us=0, now_us=STALE_US) == Prospect("near", 9, 15, 112, False, False)
-    late = Prospect.of(choice._replace(prediction=prediction(wait_us=6, **us)), heard_us=0, now_us=STALE_US + 1)
+    late = Prospect.of(
+        choice._replace(prediction=prediction(wait_us=6, **us)), heard_us=0, now_us=STALE_US + 1
+    )
     assert (late.busy, late.stale, late.total_us) == (True, True, 129)
     assert Prospect.of(choice, heard_us=None, now_us=0).stale
 

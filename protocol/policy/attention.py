@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 ACTIVE_FOR_US = 60_000_000  # after the last picture was asked for
 IDLE_EVERY_US = 15_000_000
-IDLE_PER_S = 2  # of all links together: those opened while much was asked stay for a while, and cost no more
+IDLE_PER_S = 1  # of all links together: those opened while much was asked stay for a while, and cost no more
 LIKELY = 10  # links, at most, that get the shorter period
 LIKELY_OF_A_PLAN = 4  # the first so many of a plan are likely in the next
 # To so many a stream is kept ready: with 8, p50 over the oracle was 1.27 for 1.24 at load .85.

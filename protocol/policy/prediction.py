@@ -224,7 +224,7 @@ def predict(
 def claimed_us(candidate: Candidate, statement: Statement) -> int:
     """When the picture would be drawn by the provider's own word for its wait, its loading and its speed."""
     bare = candidate._replace(speeds=None, mean_wait_us=0, late_us=0, state_age_us=0)
-    model = next(model for model in candidate.advert.models if model.id == statement.model)
+    model = _offered(candidate, statement)
     step_us, fixed_us, _ = _speed(bare, model, statement)
     told_us = candidate.state.wait_us if candidate.state else 0
     load_us, _ = _load(bare, model)
@@ -233,8 +233,15 @@ def claimed_us(candidate: Candidate, statement: Statement) -> int:
 
 def unclaimed_step_us(candidate: Candidate, statement: Statement) -> int:
     """One step, as it was seen of this peer or is usual of its devices' kind: nothing that it says of itself counts."""
-    model = next(model for model in candidate.advert.models if model.id == statement.model)
+    model = _offered(candidate, statement)
     return _speed(candidate, replace(model, speeds=(), total_bytes=None), statement)[0]
+
+
+def _offered(candidate: Candidate, statement: Statement) -> OfferedModel:
+    """Of one who is capable."""
+    model = candidate.advert.offered(statement.model)
+    assert model is not None
+    return model
 
 
 def _capable(
@@ -245,11 +252,8 @@ def _capable(
         return Exclusion(Constraint.PROVIDING, "It does not render for others.")
     if statement.kind not in advert.kinds:
         return Exclusion(Constraint.KIND, f"It does not offer {statement.kind}.")
-    wanted = statement.model
-    for model in advert.models:
-        if model.id == wanted:
-            break
-    else:
+    model = advert.offered(statement.model)
+    if model is None:
         return _NOT_THIS_MODEL
     if statement.adapters:
         applied = {adapter.id for adapter in model.adapters}
@@ -268,8 +272,9 @@ def _capable(
         offered = ", ".join(sorted(dtypes))
         if offered:
             return Exclusion(Constraint.PRECISION, f"Its devices compute in {offered}, not in {precision}.")
-    if statement.pixels > limits.pixels:
-        sizes = f"{limits.pixels} pixels at most; {statement.width}x{statement.height} are {statement.pixels}"
+    pixels = statement.pixels
+    if pixels > limits.pixels:
+        sizes = f"{limits.pixels} pixels at most; {statement.width}x{statement.height} are {pixels}"
         return Exclusion(Constraint.PIXELS, f"It accepts {sizes}.")
     if statement.steps > limits.steps:
         return Exclusion(Constraint.STEPS, f"It accepts {limits.steps} steps at most, not {statement.steps}.")

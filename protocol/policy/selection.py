@@ -296,7 +296,7 @@ def _adapter_names(candidates: Iterable[Candidate], statement: Statement) -> dic
 
 def _no_adapters(statement: Statement, adverts: list[Advert]) -> str:
     """Of those with the model, nobody has all the adapters."""
-    offered = [each for advert in adverts for each in advert.models if each.id == statement.model]
+    offered = [each for advert in adverts if (each := advert.offered(statement.model))]
     known = {adapter.id: adapter for model in offered for adapter in model.adapters}
     missing = [called(adapter, known) for adapter, _ in statement.adapters if adapter not in known]
     names = _listed({called(adapter, known) for adapter in known})

@@ -1,6 +1,7 @@
 """What a peer can do, signed: gossiped every 30-60 s and on change.  (README section 7.)"""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 from ..errors import LocalProtocolError, MalformedMessage
@@ -262,6 +263,14 @@ class Advert:
     @property
     def version(self) -> tuple[int, int]:
         return self.boot_epoch, self.sequence
+
+    def offered(self, model: bytes) -> OfferedModel | None:
+        """What it says of the model with that id; None: nothing."""
+        return self._offered.get(model)
+
+    @cached_property
+    def _offered(self) -> dict[bytes, OfferedModel]:
+        return {model.id: model for model in reversed(self.models)}  # of two with one id, the first counts
 
     def to_value(self) -> Value:
         return {
