@@ -31,7 +31,8 @@ def test_an_idle_requester_asks_seldom_and_is_active_for_a_minute_after_each_pic
 def test_however_many_links_an_idle_requester_kept_they_cost_no_more():
     for links in (1, 30, 112, 500):
         assert links * 1_000_000 / Attention().every_us("a", links, 0, watched=False) <= IDLE_PER_S
-    assert Attention().every_us("a", 30, 0, watched=False) == IDLE_EVERY_US
+    assert Attention().every_us("a", 15, 0, watched=False) == IDLE_EVERY_US
+    assert Attention().every_us("a", 30, 0, watched=False) == 2 * IDLE_EVERY_US
 
 
 def test_the_first_of_the_last_plans_are_asked_most_often():

@@ -62,7 +62,7 @@ class Attention:
     def every_us(self, peer: str, links: int, now_us: int, *, watched: bool) -> int:
         """How old its live state may become, with so many links in all."""
         if not self.active(now_us):
-            return max(IDLE_EVERY_US, links * 1_000_000 // IDLE_PER_S)
+            return idle_every_us(links)
         crowded = self._likely.get(peer)
         if crowded is not None:
             if watched:
@@ -84,3 +84,8 @@ class Attention:
         """When a peer is asked for its live state: it was asked last at `asked_us`, and told it last at `heard_us`."""
         since_us = asked_us if watched else max(asked_us, heard_us or 0)
         return since_us + self.every_us(peer, links, now_us, watched=watched)
+
+
+def idle_every_us(links: int) -> int:
+    """How often each of so many is asked by who asks for no pictures."""
+    return max(IDLE_EVERY_US, links * 1_000_000 // IDLE_PER_S)

@@ -95,7 +95,7 @@ def account(peers: int, advert_bytes: int = ADVERT_BYTES) -> Account:
     packet_bytes = advert_bytes + shards.RPC_BYTES + shards.PACKET_BYTES
     told = 2 * min(shards.GOSSIP_DEGREE, max(0, in_topic - links))
     gossip = adverts_per_s * (copies * packet_bytes + told * shards.IHAVE_BYTES)
-    exchanges_per_s = 2 * connections * 1e6 / attention.IDLE_EVERY_US  # we ask them, and they us
+    exchanges_per_s = 2 * connections * 1e6 / attention.idle_every_us(connections)  # we ask them, and they us
     pings = exchanges_per_s * (EXCHANGE_BYTES - IN_STATE_BYTES)
     looked, looks_per_s = (
         _lookups(connections - in_topic, pace.lifetime_s, advert_bytes) if bits else (0.0, 0.0)
@@ -157,9 +157,8 @@ def spent(costs: Costs, seconds: float, providers: int, requesters: int) -> dict
     gossip_cpu = usual.shard_peers / usual.interval_s * ADVERT_CPU_S * usual.copies / COPIES_MEASURED
     idle_bytes = usual.idle_bytes_per_s + (adverts - 1) * usual.gossip_bytes_per_s
     idle_cpu = usual.idle_cpu_share + (adverts - 1) * gossip_cpu
-    counted_per_s = (
-        usual.connections * 1e6 / attention.IDLE_EVERY_US
-    )  # pings of one side: those are counted as idle
+    # Pings of one side: those are counted as idle.
+    counted_per_s = usual.connections * 1e6 / attention.idle_every_us(usual.connections)
     told = costs.messages
     active_bytes = told["found"] * ADVERT_BYTES + told["lookup"] * STREAM_BYTES + costs.dials * DIAL_BYTES
     active_cpu = (
