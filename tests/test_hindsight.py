@@ -41,7 +41,7 @@ def test_the_largest_surprise_is_named_and_who_would_have_been_faster():
 def test_who_was_not_surely_faster_only_might_have_been():
     near, far = choices(20_000, 60_000)
     more_us = far.predicted_us - near.predicted_us + 1
-    assert more_us < far.margin_us
+    assert more_us < far.prediction.margin_us
     (said,) = sentences(as_predicted(near, step=more_us), near, [far], NAMES)[-1:]
     assert "elm (far) might have been faster" in said
 
