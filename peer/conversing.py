@@ -95,7 +95,7 @@ class Conversing:
                 pass  # which `run` hears
 
     def on_late(self) -> None:
-        """Its START is late: where it is dialled still, that is a failure for now."""
+        """Its START is late: where it is dialled still, that counts as a failure, until it answers."""
         if self._line is None and not self._late:
             self._late = True
             self._means.directory.on_unreached(self.attempt.choice.peer, now_us(), for_picture=True)

@@ -122,7 +122,7 @@ def candidate(peer: str = "near", rtt_us: int | None = 20_000, **changes) -> Can
     return Candidate(**{"silent_us": fields["state_age_us"], **fields})
 
 
-def prediction(*, margin_us=0, **us):
+def prediction(**us):
     """Of the given spans, us; the others take no time."""
     spans = dict.fromkeys(
         ("dial_us", "offer_us", "wait_us", "load_us", "fixed_us", "step_us", "transfer_us"), 0
@@ -132,6 +132,4 @@ def prediction(*, margin_us=0, **us):
         spans["load_us"] + (spans["apply_us"] or 0) + spans["fixed_us"] + spans["steps"] * spans["step_us"]
     )
     total_us = sum(spans[name] for name in ("dial_us", "offer_us", "wait_us", "transfer_us")) + busy_us
-    return Prediction(
-        **spans, total_us=total_us, busy_us=busy_us, uncertain_us=0, spread_us=0, margin_us=margin_us
-    )
+    return Prediction(**spans, total_us=total_us, busy_us=busy_us, uncertain_us=0, spread_us=0, margin_us=0)
